@@ -1,0 +1,1 @@
+"""The command line: click commands, YAML to configuration, what people see."""

@@ -1,0 +1,33 @@
+"""imgembed export"""
+
+from __future__ import annotations
+
+import click
+
+from cli import options
+
+
+@click.command("export")
+@click.option(
+    "--images",
+    metavar="PATH",
+    help="The catalog to embed; any catalog, not only the one trained on.",
+)
+@options.job_options
+@options.stage_options
+def export(
+    images: str | None,
+    force: bool,
+    runner: str | None,
+    beam_options: tuple[str, ...],
+    **common: object,
+) -> None:
+    """Embeds a catalog with the trained model.
+
+    The published queries are embedded as well. What cannot be embedded is rejected with the reason.
+    """
+    from cli.command import stages
+
+    flags = {"images.path": images, "runner.name": runner}
+    with stages("export", flags, beam_options, force=force, **common) as command:
+        command.show(command.stages.export())

@@ -1,0 +1,31 @@
+"""imgembed train"""
+
+from __future__ import annotations
+
+import click
+
+from cli import options
+
+
+@click.command("train")
+@click.option("--no-export", is_flag=True, help="Leave out the export of the catalog.")
+@options.job_options
+@options.stage_options
+def train(
+    no_export: bool,
+    force: bool,
+    runner: str | None,
+    beam_options: tuple[str, ...],
+    **common: object,
+) -> None:
+    """Fits the embedding, then exports.
+
+    Reads the examples that `imgembed build-graph --images` wrote. Progress can be watched with
+    TensorBoard in the run directory's model folder.
+    """
+    from cli.command import stages
+
+    with stages("train", {"runner.name": runner}, beam_options, force=force, **common) as command:
+        command.show(command.stages.train())
+        if not no_export:
+            command.show(command.stages.export())

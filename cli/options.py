@@ -1,0 +1,43 @@
+"""The options that commands share, each declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+config_file = click.option("--config", "config_file", metavar="FILE", help="The YAML file.")
+run_dir = click.option(
+    "--run-dir", metavar="DIR", help="Where everything is written.  [default: imgembed-run]"
+)
+set_values = click.option(
+    "--set",
+    "sets",
+    metavar="SECTION.KEY=VALUE",
+    multiple=True,
+    help="Change one setting; may be given several times.",
+)
+runner = click.option(
+    "--runner", metavar="NAME", help="Where Beam runs: direct, dataflow, flink.  [default: direct]"
+)
+quiet = click.option("--quiet", is_flag=True, help="No progress, only results and errors.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+force = click.option("--force", is_flag=True, help="Run although nothing has changed.")
+beam_options = click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
+
+
+def stage_options(command: Command) -> Command:
+    """What every command that reads the configuration takes."""
+    for option in (as_json, quiet, set_values, run_dir, config_file):
+        command = option(command)
+    return command
+
+
+def job_options(command: Command) -> Command:
+    """What a command that runs a Beam job takes besides; Beam's own options stand after `--`."""
+    for option in (force, runner, beam_options):
+        command = option(command)
+    return command

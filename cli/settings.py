@@ -1,0 +1,154 @@
+"""The YAML file and the command line's flags to one checked configuration."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from pipeline.config import (
+    ExamplesConfig,
+    ExportConfig,
+    GraphConfig,
+    HoldoutConfig,
+    ImagesConfig,
+    RunnerConfig,
+    Section,
+    SessionsConfig,
+)
+from pipeline.errors import ConfigError
+from trainer.config import ModelConfig, TrainingConfig
+from trainer.evaluate import EvaluationConfig
+
+
+class Config(Section):
+    """The whole configuration: one section a stage."""
+
+    run_dir: str = Field("imgembed-run", description="where everything is written; may be gs://…")
+    seed: int = Field(0, ge=0, lt=2**31, description="of every random choice")
+    sessions: SessionsConfig = Field(default_factory=SessionsConfig)
+    holdout: HoldoutConfig = Field(default_factory=HoldoutConfig)
+    graph: GraphConfig = Field(default_factory=GraphConfig)
+    images: ImagesConfig = Field(default_factory=ImagesConfig)
+    examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    runner: RunnerConfig = Field(default_factory=RunnerConfig)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not a value lost."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(
+    path: str | None, *, sets: Iterable[str] = (), flags: Mapping[str, Any] | None = None
+) -> Config:
+    """The configuration of a file (None = all defaults), changed by `--set`s, then by flags.
+
+    sets: "section.key=value", the value in YAML. flags: {"section.key": value}; None = not given.
+    """
+    content = {} if path is None else _read(path)
+    for item in sets:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: wanted section.key=value")
+        _put(content, key.strip(), _parse(text, f"--set {key}"), origin="--set")
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(content, key, value, origin="flags")
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = _parse(file.read(), path)
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--config {path}: is not UTF-8 text") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: wanted sections such as 'graph:', found {content!r:.60}")
+    # A section with every key commented out is a section of defaults.
+    return {key: {} if value is None else value for key, value in content.items()}
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{origin}{where}: not YAML: {problem}") from None
+
+
+def _put(content: dict[str, Any], key: str, value: Any, *, origin: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"{origin}: {key}: {section!r} is no section")
+    content[last] = value
+
+
+def _explain(error: ValidationError, path: str | None) -> str:
+    """The first fault as `run.yaml: graph.min_wieght: unknown setting; did you mean …?`."""
+    fault = error.errors()[0]
+    places = [str(place) for place in fault["loc"]]
+    key = ".".join(places)
+    if fault["type"] == "extra_forbidden":
+        text = _unknown(places)
+    elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        text = f"wanted a section of settings, found {fault['input']!r}"
+    elif fault["type"] == "value_error":
+        text = str(fault["ctx"]["error"])
+    else:
+        wanted = fault["msg"].replace("Input should be", "wanted").replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+        text = f"{wanted[0].lower()}{wanted[1:]}, found {fault['input']!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{path or 'settings'}: {key}: {text}{more}"
+
+
+def _unknown(places: list[str]) -> str:
+    known = list(section_at(places[:-1]).model_fields)
+    close = difflib.get_close_matches(places[-1], known, n=1)
+    if close:
+        return f"unknown setting; did you mean {close[0]!r}?"
+    return f"unknown setting; there are {', '.join(known)}"
+
+
+def section_at(places: Iterable[str]) -> type[BaseModel]:
+    """The class of a section by the way to it: ("examples", "split") -> SplitConfig."""
+    section: type[BaseModel] = Config
+    for place in places:
+        field = section.model_fields.get(place)
+        if field is None:
+            break
+        kinds = (field.annotation, *get_args(field.annotation))
+        found = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not found:
+            break
+        section = found[0]
+    return section

@@ -1,0 +1,225 @@
+"""Makes one stage after the other: what a command and the demo have in common.
+
+A stage is made where its configuration, its inputs, the stages before it or the program changed
+since its version in force; otherwise that version stands.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from cli.settings import Config
+from cli.terminal import Terminal
+from pipeline import schema, storage
+from pipeline.artifacts import NewVersion, RunDir, Version, fingerprint, to_json
+from pipeline.config import ImagesConfig
+from pipeline.errors import ConfigError
+
+_PACKAGES = ("apache-beam", "tensorflow", "keras", "tensorflow-transform", "graph_nets", "pyarrow")
+
+
+@dataclass
+class Stages:
+    """The stages of one run directory under one configuration.
+
+    force: make every stage, changed or not.
+    """
+
+    config: Config
+    terminal: Terminal
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        self.run = RunDir.open(self.config.run_dir)
+
+    def graph(self) -> Version:
+        """Session logs to the graph."""
+        from pipeline.graph.job import build_graph
+        from pipeline.runner import make_pipeline
+
+        config = self.config
+        if not config.sessions.path:
+            raise ConfigError("sessions.path: no session logs named; give --sessions PATH")
+
+        def build(new: NewVersion) -> dict[str, Any]:
+            return build_graph(
+                sessions=config.sessions,
+                holdout=config.holdout,
+                graph=config.graph,
+                seed=config.seed,
+                shards=config.runner.shards,
+                out=new,
+                make_pipeline=functools.partial(make_pipeline, config.runner),
+            )
+
+        return self._make(
+            schema.GRAPH,
+            "Building the graph",
+            settings=self._sections("sessions", "holdout", "graph"),
+            inputs=[config.sessions.path],
+            build=build,
+        )
+
+    def examples(self) -> Version:
+        """Catalog and graph to neighbour-augmented TFRecords."""
+        from pipeline.examples.job import build_examples
+        from pipeline.runner import make_pipeline
+
+        config = self.config
+        graph = self.run.require(schema.GRAPH)
+        if not config.images.path:
+            raise ConfigError("images.path: no catalog named; give --images PATH")
+
+        def build(new: NewVersion) -> dict[str, Any]:
+            return build_examples(
+                images=config.images,
+                examples=config.examples,
+                seed=config.seed,
+                graph=graph,
+                out=new,
+                shards=self._shards(config.images.path),
+                make_pipeline=functools.partial(make_pipeline, config.runner),
+            )
+
+        return self._make(
+            schema.EXAMPLES,
+            "Writing the examples",
+            settings=self._sections("images", "examples"),
+            inputs=[config.images.path],
+            upstream=[graph],
+            build=build,
+        )
+
+    def train(self) -> Version:
+        """Examples to a model."""
+        examples = self.run.require(schema.EXAMPLES)
+
+        def build(new: NewVersion) -> dict[str, Any]:
+            from trainer.fit import train
+
+            with self.terminal.training("Training") as shown:
+                return train(
+                    examples=examples,
+                    model=self.config.model,
+                    training=self.config.training,
+                    seed=self.config.seed,
+                    out=new,
+                    on_epoch=shown.on_epoch,
+                    on_step=shown.on_step,
+                )
+
+        return self._make(
+            schema.MODEL, None, settings=self._sections("model", "training"), upstream=[examples], build=build
+        )
+
+    def _shards(self, path: str) -> int:
+        from pipeline.writing import shard_count
+
+        size = sum(info.size for info in storage.list_files(path))
+        return shard_count(self.config.runner.shards, size)
+
+    def catalog(self) -> ImagesConfig:
+        """The catalog to embed: the configured one, else the one of the training examples."""
+        if self.config.images.path:
+            return self.config.images
+        examples = self.run.current(schema.EXAMPLES)
+        if examples is None:
+            raise ConfigError("images.path: no catalog named; give it in the config")
+        return ImagesConfig.model_validate(examples.manifest["config"]["images"])
+
+    def export(self) -> Version:
+        """Catalog and model to embeddings."""
+        from pipeline.embeddings.job import export_embeddings
+        from pipeline.runner import make_pipeline
+
+        config = self.config
+        model = self.run.require(schema.MODEL)
+        graph = self.run.current(schema.GRAPH)
+        images = self.catalog()
+
+        def build(new: NewVersion) -> dict[str, Any]:
+            return export_embeddings(
+                images=images,
+                export=config.export,
+                model=model,
+                graph=graph,
+                out=new,
+                shards=self._shards(str(images.path)),
+                make_pipeline=functools.partial(make_pipeline, config.runner),
+            )
+
+        return self._make(
+            schema.EMBEDDINGS,
+            "Embedding the catalog",
+            settings={"images": images.model_dump(), "export": config.export.model_dump()},
+            inputs=[str(images.path)],
+            upstream=[model, *([graph] if graph else [])],
+            build=build,
+        )
+
+    def evaluate(self) -> Version:
+        """Embeddings and held-out sessions to metrics."""
+        versions = {
+            stage: self.run.require(stage)
+            for stage in (schema.GRAPH, schema.EXAMPLES, schema.MODEL, schema.EMBEDDINGS)
+        }
+
+        def build(new: NewVersion) -> dict[str, Any]:
+            from trainer.evaluate import evaluate
+
+            metrics = evaluate(**versions, config=self.config.evaluation, seed=self.config.seed)
+            storage.write_atomic(new.file(schema.METRICS_FILE), to_json(metrics))
+            return {"metrics": schema.METRICS_FILE}
+
+        return self._make(
+            schema.EVALUATION,
+            "Evaluating on held-out sessions",
+            settings=self._sections("evaluation"),
+            upstream=list(versions.values()),
+            build=build,
+        )
+
+    def _sections(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self.config, name).model_dump() for name in names}
+
+    def _make(
+        self,
+        stage: str,
+        title: str | None,
+        *,
+        settings: Mapping[str, Any],
+        build: Callable[[NewVersion], Mapping[str, Any]],
+        inputs: Sequence[str] = (),
+        upstream: Sequence[Version] = (),
+    ) -> Version:
+        """The stage's version: the one in force if nothing changed, else a new one."""
+        settings = {**settings, "seed": self.config.seed}
+        files = [info for path in inputs for info in storage.list_files(path)]
+        mark = fingerprint(
+            config=settings, inputs=files, upstream=upstream, code=version("imgembed")
+        )
+        current = self.run.current(stage)
+        if current and not self.force and current.manifest.get("fingerprint") == mark:
+            self.terminal.say(f"[green]✓[/] {stage} {current.name} is up to date")
+            return current
+        with self.run.begin(stage) as new:
+            if title:
+                with self.terminal.step(title):
+                    content = build(new)
+            else:
+                content = build(new)
+            return new.commit(
+                {
+                    "fingerprint": mark,
+                    "config": settings,
+                    "upstream": {v.stage: v.name for v in upstream},
+                    "packages": {name: version(name) for name in ("imgembed", *_PACKAGES)},
+                    **content,
+                }
+            )
+
+

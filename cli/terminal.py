@@ -1,0 +1,188 @@
+"""What people see while a command works, and the log file that takes everything else.
+
+Results go to stdout, progress and errors to stderr. TensorFlow, Beam and their native libraries
+write to stderr as well, past Python: for as long as a command works, the process's stderr is a file
+in the run directory, and only what is meant for the user goes to the terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from pipeline import progress, schema, storage
+from pipeline.errors import ImgembedError
+
+
+class Terminal:
+    """Progress for people: a live line on a terminal, plain lines elsewhere, nothing if quiet."""
+
+    def __init__(self, console: Console, *, quiet: bool, log_path: str) -> None:
+        self.console = console
+        self.quiet = quiet
+        self.log_path = log_path
+
+    def say(self, text: str) -> None:
+        """One line about what happened."""
+        if not self.quiet:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Shows that a step is at work, with the live tallies of its job, and how long it took."""
+        progress.reset()
+        began = time.monotonic()
+        if not self.console.is_terminal:
+            self.say(f"{title} …")
+        with self._live(title, _Tallies()):
+            yield
+        self.say(f"[green]✓[/] {title} [dim]({time.monotonic() - began:.1f} s)[/]")
+
+    def _live(self, title: str, *columns: ProgressColumn) -> Any:
+        if self.quiet or not self.console.is_terminal:
+            return nullcontext()
+        live = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            *columns,
+            console=self.console,
+            transient=True,
+        )
+        live.add_task(title, total=None)
+        return live
+
+    @contextmanager
+    def training(self, title: str) -> Iterator[EpochLines]:
+        """Shows the epochs of a training run."""
+        began = time.monotonic()
+        lines = EpochLines(self, title)
+        with lines:
+            yield lines
+        self.say(f"[green]✓[/] {title} [dim]({time.monotonic() - began:.1f} s)[/]")
+
+
+class _Tallies(ProgressColumn):
+    """The live tallies, such as `12,000 rows · 300 pictures`."""
+
+    def render(self, task: Any) -> Text:
+        parts = [f"{amount:,} {step}" for step, amount in progress.snapshot().items()]
+        return Text(" · ".join(parts), style="dim")
+
+
+class EpochLines:
+    """A bar that moves with the steps, and a line for each epoch."""
+
+    def __init__(self, terminal: Terminal, title: str) -> None:
+        self._terminal = terminal
+        console = terminal.console
+        self._bar = (
+            Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.completed}/{task.total} steps"),
+                console=console,
+                transient=True,
+            )
+            if console.is_terminal and not terminal.quiet
+            else None
+        )
+        self._title = title
+        self._task: Any = None
+
+    def __enter__(self) -> EpochLines:
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=None)
+        else:
+            self._terminal.say(f"{self._title} …")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def on_step(self, step: int, steps: int) -> None:
+        """A step of an epoch is done."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, total=steps)
+
+    def on_epoch(self, epoch: int, epochs: int, figures: dict[str, float]) -> None:
+        """An epoch is done; figures are printed in their order."""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self._terminal.say(f"  epoch {epoch}/{epochs}  [dim]{shown}[/]")
+
+
+@contextmanager
+def opened(command: str, run_path: str, *, quiet: bool) -> Iterator[Terminal]:
+    """A Terminal, with the process's stderr turned into the log file of this command.
+
+    An error that nobody expected ends as one line here, its traceback in the log.
+    """
+    log_path = _log_path(command, run_path)
+    with _stderr_to(log_path) as terminal_file:
+        console = Console(file=terminal_file, stderr=True)
+        _log_to(log_path)
+        try:
+            yield Terminal(console, quiet=quiet, log_path=log_path)
+        except (ImgembedError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            traceback.print_exc()  # to the log
+            detail = " ".join(str(error).split())[:300]
+            raise ImgembedError(
+                f"{command} failed: {type(error).__name__}: {detail} (details: {log_path})"
+            ) from error
+
+
+def _log_path(command: str, run_path: str) -> str:
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{os.getpid()}.log"
+    local = storage.is_local(run_path)
+    folder = os.path.join(run_path, schema.LOGS_FOLDER) if local else tempfile.gettempdir()
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ImgembedError(f"run directory {run_path!r}: {error.strerror}") from None
+    return os.path.join(folder, name)
+
+
+@contextmanager
+def _stderr_to(path: str) -> Iterator[Any]:
+    """Points file descriptor 2 at a file; gives a stream to where it pointed before."""
+    sys.stderr.flush()
+    python_stderr, terminal_fd = sys.stderr, os.dup(2)
+    # Never closed: log handlers of the libraries keep it to the end of the process.
+    log = open(path, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
+    os.dup2(log.fileno(), 2)
+    sys.stderr = log
+    terminal_file = open(terminal_fd, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
+    try:
+        yield terminal_file
+    finally:
+        terminal_file.flush()
+        os.dup2(terminal_fd, 2)
+        sys.stderr = python_stderr
+        terminal_file.close()
+
+
+def _log_to(path: str) -> None:
+    """Sends Python's warnings and log records to the file."""
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

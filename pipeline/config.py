@@ -1,0 +1,128 @@
+"""The configuration of the Beam stages, one class a YAML section.
+
+Every key has a default, a unit in its name or its line, and a range. A stage's function takes its
+own section, never the whole file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of the YAML: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SessionsConfig(Section):
+    """The session logs: where they are, what their columns are called, what a session is."""
+
+    path: str | None = Field(None, description="file, folder or glob of the session logs")
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = Field(
+        "auto", description="auto takes it from the file's extension"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our column name: the log's column name"
+    )
+    items_separator: str | None = Field(
+        None, min_length=1, description="what parts the ids of an 'items' column of text"
+    )
+    gap_minutes: float = Field(
+        30.0, gt=0, description="without session ids, a longer pause ends a session"
+    )
+    max_events: Count = Field(500, description="sessions with more events are bots: left out")
+    max_images: Count = Field(50, description="distinct images of a session that count, the first")
+    max_rejected_fraction: Share = Field(
+        0.01, description="the stage fails when a larger share of the rows cannot be read"
+    )
+
+
+class HoldoutConfig(Section):
+    """Whole sessions kept out of the graph, for evaluation."""
+
+    by: Literal["hash", "time"] = Field("hash", description="by hash of the session, or the latest")
+    fraction: Share = Field(0.1, description="share of the sessions that is held out")
+
+
+class GraphConfig(Section):
+    """How co-occurrences become weighted edges."""
+
+    measure: Literal["count", "cosine", "llr"] = Field("llr", description="the weight of an edge")
+    min_sessions: Count = Field(2, description="an edge of fewer sessions is left out")
+    top_k: Count = Field(10, description="out-edges that an image keeps, the strongest")
+
+
+class ImagesConfig(Section):
+    """The catalog: where the images are and what its columns are called."""
+
+    path: str | None = Field(None, description="folder of pictures, or a table of images")
+    format: Literal["auto", "folder", "jsonl", "csv", "tsv", "parquet"] = Field(
+        "auto", description="auto takes it from the path"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our column name: the catalog's column name"
+    )
+    image_size: Annotated[int, Field(ge=8, le=1024)] = Field(
+        64, description="pixels; pictures are resized to a square of this side"
+    )
+    max_pixels: Count = Field(
+        50_000_000, description="pixels; a picture with more is rejected unread"
+    )
+    max_rejected_fraction: Share = Field(
+        0.1, description="the stage fails when a larger share of the catalog cannot be read"
+    )
+
+
+class SplitConfig(Section):
+    """Shares of the catalog's images, drawn by hash of the image id."""
+
+    train: Share = 0.8
+    validation: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitConfig:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train, validation and test sum to {total:g}, not to 1")
+        if self.train == 0:
+            raise ValueError("train is 0: there is nothing to learn from")
+        return self
+
+
+class ExamplesConfig(Section):
+    """The neighbour-augmented TFRecords."""
+
+    neighbors: Annotated[int, Field(ge=0, le=100)] = Field(
+        5, description="neighbours an example carries; each costs one picture more"
+    )
+    texts: Annotated[int, Field(ge=0)] = Field(
+        8, description="published queries an example carries, the most frequent"
+    )
+    captions: bool = Field(True, description="learn from the catalog's texts as from queries")
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    max_tokens: Count = Field(50_000, description="words in the vocabulary, the most frequent")
+    token_buckets: Count = Field(1_000, description="hash buckets for all other words")
+    compression: Literal["gzip", "none"] = Field("gzip", description="of the TFRecord files")
+
+
+class ExportConfig(Section):
+    """Embeddings of a catalog."""
+
+    batch_size: Count = Field(256, description="images that the model embeds at once")
+
+
+class RunnerConfig(Section):
+    """Where the Beam jobs run."""
+
+    name: str = Field("direct", description="direct | dataflow | flink")
+    shards: Literal["auto"] | Count = Field(
+        "auto", description="parts the data is cut into; the result does not depend on it"
+    )
+    options: list[str] = Field(default_factory=list, description="Beam's own options")

@@ -1,0 +1,1 @@
+"""Sessions in; edges, nodes, queries and held-out sessions out."""

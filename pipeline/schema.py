@@ -1,0 +1,195 @@
+"""Every name that leaves the process: stages, files, columns and features, each once.
+
+Writers, readers, parse specs and tests derive from what stands here. Imports neither Beam nor
+TensorFlow, so that a search or a `--help` stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+# Stages, in the order in which a run makes them, and the command that makes each.
+GRAPH = "graph"
+EXAMPLES = "examples"
+MODEL = "model"
+EMBEDDINGS = "embeddings"
+EVALUATION = "evaluation"
+STAGE_COMMANDS = {
+    GRAPH: "imgembed build-graph --sessions PATH",
+    EXAMPLES: "imgembed build-graph --sessions PATH --images PATH",
+    MODEL: "imgembed train",
+    EMBEDDINGS: "imgembed export",
+    EVALUATION: "imgembed evaluate",
+}
+
+# Files of a version folder.
+MANIFEST_FILE = "manifest.json"
+CURRENT_FILE = "CURRENT"
+LOGS_FOLDER = "logs"
+REJECTED_FOLDER = "rejected"
+TRANSFORM_FOLDER = "transform"
+SAVED_MODEL_FOLDER = "saved_model"
+TENSORBOARD_FOLDER = "tensorboard"
+HISTORY_FILE = "history.json"
+METRICS_FILE = "metrics.json"
+
+# Prefixes of sharded files: `<prefix>-00000-of-00004.parquet`.
+EDGES = "edges"
+NODES = "nodes"
+QUERIES = "queries"
+HOLDOUT = "holdout"
+IMAGE_EMBEDDINGS = "images"
+QUERY_EMBEDDINGS = "queries"
+SPLITS = ("train", "validation", "test")
+
+EDGE_SCHEMA = pa.schema(
+    [
+        ("src", pa.string()),
+        ("dst", pa.string()),
+        ("rank", pa.int32()),  # 1 = the strongest out-edge of src
+        ("weight", pa.float64()),  # the measure that the config names
+        ("sessions", pa.int64()),  # c_ij
+        ("users", pa.int64()),  # distinct users of those sessions; null without user ids
+        ("strength", pa.float64()),
+        ("src_sessions", pa.int64()),  # n_i
+        ("dst_sessions", pa.int64()),  # n_j
+    ]
+)
+NODE_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("sessions", pa.int64()),  # n_i
+        ("degree", pa.int64()),  # out-edges after pruning
+    ]
+)
+QUERY_SCHEMA = pa.schema(
+    [
+        ("query", pa.string()),
+        ("image_id", pa.string()),
+        ("sessions", pa.int64()),  # sessions in which the image was opened for the query
+        ("users", pa.int64()),
+    ]
+)
+HOLDOUT_SCHEMA = pa.schema(
+    [
+        ("session", pa.int64()),  # a running number, no trace of the session's id
+        ("position", pa.int32()),  # 0 = the first image of the session
+        ("image_id", pa.string()),
+        ("query", pa.string()),  # null where the log has none
+    ]
+)
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),  # 1 = the first row of data
+        ("reason", pa.string()),
+        ("content", pa.string()),  # the row as it was read
+    ]
+)
+
+
+def embedding_schema(key: str, dim: int) -> pa.Schema:
+    """Columns of an embeddings file: `key` ("image_id" or "query"), unit vector, model version."""
+    return pa.schema(
+        [
+            (key, pa.string()),
+            ("embedding", pa.list_(pa.float32(), dim)),
+            ("model_version", pa.string()),
+        ]
+    )
+
+
+def shard_name(prefix: str, shard: int, shards: int, extension: str) -> str:
+    """`edges`, 0, 4, `parquet` -> `edges-00000-of-00004.parquet`."""
+    return f"{prefix}-{shard:05d}-of-{shards:05d}.{extension}"
+
+
+# Features of a neighbour-augmented tf.train.Example: the layout of neural-structured-learning.
+NEIGHBOR_PREFIX = "NL_nbr_"
+WEIGHT_SUFFIX = "_weight"
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of an example.
+
+    shape: () one value; (n,) exactly n values; (None,) any number of values.
+    default: what a reader puts where the example lacks a feature of shape ().
+    """
+
+    name: str
+    dtype: str  # "bytes" | "int64" | "float32"
+    shape: tuple[int | None, ...] = ()
+    default: bytes | int | float | None = None
+
+
+IMAGE_ID = Feature("image_id", "bytes", (), b"")
+IMAGE = Feature("image", "bytes", (), b"")  # a PNG or JPEG of image_size x image_size, RGB
+LABEL = Feature("label", "int64", (), NO_LABEL)
+# The label of a seed outside the training split: in validation and test files only.
+HELDOUT_LABEL = Feature("heldout_label", "int64", (), NO_LABEL)
+TEXT = Feature("text", "bytes", (None,))  # captions and published queries of the seed
+TEXT_WEIGHT = Feature("text_weight", "float32", (None,))  # > 0, one for each text
+NUM_NEIGHBORS = Feature("NL_num_nbrs", "int64", (), 0)
+# Edges among the seed (node 0) and its neighbours (node i + 1 = neighbour i).
+GRAPH_SENDERS = Feature("graph_senders", "int64", (None,))
+GRAPH_RECEIVERS = Feature("graph_receivers", "int64", (None,))
+GRAPH_WEIGHTS = Feature("graph_weights", "float32", (None,))
+
+
+def features_feature(dim: int) -> Feature:
+    """Ready features of `dim` numbers, scaled by the transform."""
+    return Feature("features", "float32", (dim,), 0.0)
+
+
+def neighbor_feature(index: int, name: str) -> str:
+    """0, "image" -> "NL_nbr_0_image"."""
+    return f"{NEIGHBOR_PREFIX}{index}_{name}"
+
+
+def neighbor_weight(index: int) -> Feature:
+    """The weight of neighbour `index`; 0 = there is no such neighbour."""
+    return Feature(f"{NEIGHBOR_PREFIX}{index}{WEIGHT_SUFFIX}", "float32", (), 0.0)
+
+
+def content_feature(feature_dim: int | None) -> Feature:
+    """What the towers look at: ready features where there are any, else the picture."""
+    return IMAGE if feature_dim is None else features_feature(feature_dim)
+
+
+def node_features(feature_dim: int | None) -> tuple[Feature, ...]:
+    """What a node has, seed or neighbour."""
+    return (IMAGE_ID, content_feature(feature_dim), LABEL)
+
+
+def example_features(*, neighbors: int, feature_dim: int | None) -> Iterator[Feature]:
+    """Every feature of an example with up to `neighbors` neighbours, in the order written."""
+    yield from node_features(feature_dim)
+    yield from (HELDOUT_LABEL, TEXT, TEXT_WEIGHT, NUM_NEIGHBORS)
+    for index in range(neighbors):
+        yield neighbor_weight(index)
+        for part in node_features(feature_dim):
+            yield Feature(neighbor_feature(index, part.name), part.dtype, part.shape, part.default)
+    yield from (GRAPH_SENDERS, GRAPH_RECEIVERS, GRAPH_WEIGHTS)
+
+
+# Signatures of the SavedModel: name = the one input's name; outputs below.
+IMAGE_SIGNATURE = "image"  # string [batch], encoded pictures of any size
+FEATURES_SIGNATURE = "features"  # float32 [batch, feature_dim], as in the catalog
+TEXT_SIGNATURE = "text"  # string [batch]
+EMBEDDING_OUTPUT = "embedding"  # float32 [batch, dim], unit norm
+PROBABILITIES_OUTPUT = "probabilities"  # float32 [batch, classes]; images and features only
+
+# Inputs of the tf.Transform graph in `examples/<version>/transform`.
+TRANSFORM_LABEL = "label"  # string, one or none a row
+TRANSFORM_TEXT = "text"  # string, any number a row
+TRANSFORM_FEATURES = "features"  # float32 [feature_dim]; only for catalogs of ready features
+# Outputs.
+TRANSFORMED_LABEL = "label"  # int64, index in the label vocabulary; -1 = none
+TRANSFORMED_TOKENS = "tokens"  # int64, one row of all texts' tokens, ids from 0
+LABEL_VOCABULARY = "labels"
+TOKEN_VOCABULARY = "tokens"

@@ -1,0 +1,110 @@
+"""The run directory: what is committed is read, what is not leaves no trace."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+from pipeline.artifacts import RunDir, fingerprint
+from pipeline.errors import ImgembedError
+
+
+def commit(run, stage="graph", **content):
+    with run.begin(stage) as new:
+        storage.write_atomic(new.file("data.txt"), b"data")
+        return new.commit(content)
+
+
+def test_readers_open_what_was_committed_last(tmp_path):
+    run = RunDir.open(str(tmp_path / "run"))
+    assert run.current("graph") is None
+    commit(run, number=1)
+    commit(run, number=2)
+    version = RunDir.open(str(tmp_path / "run")).require("graph")
+    assert (version.name, version.manifest["number"]) == ("v0002", 2)
+    assert Path(version.file("data.txt")).read_text() == "data"
+
+
+def test_a_stage_that_fails_leaves_the_former_version_and_nothing_else(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    commit(run)
+    with pytest.raises(RuntimeError), run.begin("graph") as new:
+        storage.write_atomic(new.file("half.txt"), b"half")
+        raise RuntimeError
+    assert run.require("graph").name == "v0001"
+    assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001"]
+
+
+def test_a_version_that_was_written_but_not_committed_is_not_read(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    commit(run)
+    # As a machine leaves it that loses power before CURRENT is written.
+    (tmp_path / "graph" / "v0002").mkdir()
+    (tmp_path / "graph" / "v0002" / "manifest.json").write_text("{}")
+    assert run.require("graph").name == "v0001"
+    assert commit(run).name == "v0003"
+
+
+def test_old_versions_go_only_after_a_commit_and_the_last_two_stay(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    for _ in range(4):
+        commit(run)
+    assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0003", "v0004"]
+
+
+def test_a_missing_stage_names_the_command_that_makes_it(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    with pytest.raises(ImgembedError, match="no model yet; make it with: imgembed train"):
+        run.require("model")
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ImgembedError, match=r"holds something else \('thesis.tex'\)"):
+        RunDir.open(str(tmp_path))
+    (tmp_path / "graph").mkdir()
+    (tmp_path / "graph" / "figure.png").write_text("")
+    with pytest.raises(ImgembedError, match=r"graph/figure.png is not imgembed's"):
+        RunDir.open(str(tmp_path))
+    with pytest.raises(ImgembedError, match="is a file, not a folder"):
+        RunDir.open(str(tmp_path / "thesis.tex"))
+
+
+def test_a_damaged_manifest_is_one_line(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    version = commit(run)
+    Path(version.file("manifest.json")).write_text("{")
+    with pytest.raises(ImgembedError, match="make the stage anew with: imgembed build-graph"):
+        run.current("graph")
+
+
+def test_the_manifest_is_json_in_a_fixed_order(tmp_path):
+    version = commit(RunDir.open(str(tmp_path)), zebra=1, ant="ü")
+    text = Path(version.file("manifest.json")).read_text()
+    assert list(json.loads(text)) == ["stage", "version", "zebra", "ant"]
+    assert "ü" in text
+
+
+def test_a_fingerprint_changes_with_config_inputs_upstream_and_program():
+    info = storage.FileInfo("a", 1, 2.0)
+    base = {"config": {"a": 1}, "inputs": [info], "upstream": [], "code": "1"}
+    found = {
+        fingerprint(**base),
+        fingerprint(**{**base, "config": {"a": 2}}),
+        fingerprint(**{**base, "inputs": [storage.FileInfo("a", 1, 3.0)]}),
+        fingerprint(**{**base, "code": "2"}),
+    }
+    assert len(found) == 4
+    assert fingerprint(**base) == fingerprint(**base)
+
+
+def test_hidden_files_are_no_input(tmp_path):
+    for name in ("b.csv", "a.csv", ".hidden.csv", "_SUCCESS"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "c.csv").write_text("x")
+    found = [os.path.basename(info.path) for info in storage.list_files(str(tmp_path))]
+    assert found == ["a.csv", "b.csv"]
+    assert len(storage.list_files(str(tmp_path / "*.csv"))) == 2

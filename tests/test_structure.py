@@ -1,0 +1,78 @@
+"""The house: which way imports point, who owns the top-level names, what loads when."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("pipeline", "trainer", "cli")
+# What a module may import of the other two packages.
+ALLOWED = {
+    "pipeline": (),
+    "trainer": ("pipeline.schema", "pipeline.errors", "pipeline.artifacts"),
+    "cli": ("pipeline", "trainer"),
+}
+HEAVY = ("apache_beam", "tensorflow", "pyarrow", "numpy", "pydantic", "PIL", "rich")
+
+
+def modules():
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path):
+    """Dotted names of the modules that a file imports, `from a import b` as a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    for name in imported(path):
+        top = name.split(".")[0]
+        if top in PACKAGES and top != package:
+            assert any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[package]), (
+                f"{path} imports {name}"
+            )
+
+
+def test_the_schema_and_the_errors_need_neither_beam_nor_tensorflow():
+    loaded = loaded_by("import pipeline.schema, pipeline.errors, pipeline.artifacts, pipeline.config")
+    assert not loaded & {"apache_beam", "tensorflow"}
+
+
+def loaded_by(statement):
+    """The heavy packages that a statement loads in a fresh process."""
+    code = f"{statement}\nimport sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_nothing_heavy():
+    assert loaded_by("import cli.main; cli.main.run(['--help'])") == set()
+
+
+def test_only_trainer_gnn_touches_graph_nets():
+    users = [p for p in modules() if any(n.split(".")[0] == "graph_nets" for n in imported(p))]
+    assert [str(path.relative_to(ROOT)) for path in users] == ["trainer/gnn.py"]
+
+
+def test_this_distribution_alone_owns_its_top_level_names():
+    owners = importlib.metadata.packages_distributions()
+    for package in PACKAGES:
+        assert set(owners.get(package, [])) <= {"imgembed"}
+
+
+def test_every_module_says_what_it_is_for():
+    for path in modules():
+        assert ast.get_docstring(ast.parse(path.read_text())), path
