@@ -1,7 +1,7 @@
 """`imgembed`: the group of all commands, and the one place where errors become lines.
 
-Imports nothing heavy: `imgembed --help` must answer at once, so Beam, TensorFlow, Arrow and pydantic
-are imported inside the commands that need them.
+Imports nothing heavy: `imgembed --help` must answer at once, so Beam, TensorFlow, Arrow and
+pydantic are imported inside the commands that need them.
 """
 
 from __future__ import annotations

@@ -23,6 +23,13 @@ from pipeline.errors import ConfigError
 from trainer.config import ModelConfig, TrainingConfig
 from trainer.evaluate import EvaluationConfig
 
+# Pydantic's words and ours.
+_WORDS = {
+    "Input should be": "wanted",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+
 
 class Config(Section):
     """The whole configuration: one section a stage."""
@@ -125,7 +132,9 @@ def _explain(error: ValidationError, path: str | None) -> str:
     elif fault["type"] == "value_error":
         text = str(fault["ctx"]["error"])
     else:
-        wanted = fault["msg"].replace("Input should be", "wanted").replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+        wanted = fault["msg"]
+        for theirs, ours in _WORDS.items():
+            wanted = wanted.replace(theirs, ours)
         text = f"{wanted[0].lower()}{wanted[1:]}, found {fault['input']!r}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{path or 'settings'}: {key}: {text}{more}"

@@ -113,13 +113,17 @@ class Stages:
                 )
 
         return self._make(
-            schema.MODEL, None, settings=self._sections("model", "training"), upstream=[examples], build=build
+            schema.MODEL,
+            None,
+            settings=self._sections("model", "training"),
+            upstream=[examples],
+            build=build,
         )
 
-    def _shards(self, path: str) -> int:
+    def _shards(self, path: str | None) -> int:
         from pipeline.writing import shard_count
 
-        size = sum(info.size for info in storage.list_files(path))
+        size = sum(info.size for info in storage.list_files(path or ""))
         return shard_count(self.config.runner.shards, size)
 
     def catalog(self) -> ImagesConfig:
@@ -148,7 +152,7 @@ class Stages:
                 model=model,
                 graph=graph,
                 out=new,
-                shards=self._shards(str(images.path)),
+                shards=self._shards(images.path),
                 make_pipeline=functools.partial(make_pipeline, config.runner),
             )
 
@@ -221,5 +225,3 @@ class Stages:
                     **content,
                 }
             )
-
-

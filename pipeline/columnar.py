@@ -86,7 +86,7 @@ def split_by_column(table: pa.Table, *, column: str, shards: int) -> Iterator[Ke
 
 
 def concatenate(tables: Iterable[pa.Table], schema: pa.Schema | None = None) -> pa.Table:
-    """One table of all rows, strings in single chunks; `schema` says what none at all looks like."""
+    """One table of all rows, in single chunks; `schema` says what no row at all looks like."""
     parts = list(tables)
     if not parts and schema is not None:
         return schema.empty_table()

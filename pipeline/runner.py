@@ -67,7 +67,7 @@ def run(pipeline: beam.Pipeline) -> dict[str, int]:
 
 
 def _raise_ours(error: BaseException | None) -> None:
-    """Re-raises the ImgembedError in a chain of causes, if there is one, without Beam's wrapping."""
+    """Re-raises the ImgembedError in a chain of causes without Beam's wrapping, if there is one."""
     while error is not None:
         if isinstance(error, ImgembedError):
             message = str(error).split(" [while running")[0]

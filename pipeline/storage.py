@@ -25,10 +25,12 @@ class FileInfo:
 
 
 def is_local(path: str) -> bool:
+    """Whether a path names no file system, such as `gs://`."""
     return "://" not in path
 
 
 def join(folder: str, *parts: str) -> str:
+    """The path of something in a folder."""
     return (os.path if is_local(folder) else posixpath).join(folder, *parts)
 
 
@@ -50,7 +52,7 @@ def _local_files(path: str) -> Iterator[str]:
             subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "_")))
             yield from (os.path.join(folder, name) for name in sorted(names))
     else:
-        yield from (name for name in sorted(glob.glob(path, recursive=True)) if os.path.isfile(name))
+        yield from filter(os.path.isfile, sorted(glob.glob(path, recursive=True)))
 
 
 def list_files(path: str) -> list[FileInfo]:
@@ -82,6 +84,7 @@ def _bucket_files(path: str) -> list[FileInfo]:
 
 
 def open_read(path: str) -> IO[bytes]:
+    """Opens a file for reading its bytes as they are."""
     if is_local(path):
         return open(path, "rb")
     return cast("IO[bytes]", _beam_files().open(path, compression_type="uncompressed"))
@@ -105,6 +108,7 @@ def write_atomic(path: str, data: bytes) -> None:
 
 
 def exists(path: str) -> bool:
+    """Whether there is a file or folder of that name."""
     return os.path.exists(path) if is_local(path) else bool(_beam_files().exists(path))
 
 

@@ -138,8 +138,21 @@ def map_columns(
                 f"{key}.{ours}: {file.path} has no column {theirs!r}; "
                 f"it has {', '.join(present) or _NO_COLUMN}"
             )
-    names = {ours: mapping.get(ours, ours) for ours in wanted}
-    return {ours: theirs for ours, theirs in names.items() if theirs in present}
+    return {
+        ours: theirs for ours, theirs in own_names(wanted, mapping).items() if theirs in present
+    }
+
+
+def own_names(wanted: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """{our name: the file's name}: as mapped, else the same.
+
+    A column that was mapped to one of our names is not taken for another as well: where `uri` is
+    mapped to a column `image`, there is no `image` of ours.
+    """
+    taken = set(mapping.values())
+    return {
+        ours: mapping.get(ours, ours) for ours in wanted if ours in mapping or ours not in taken
+    }
 
 
 def read_blocks(file: TableFile, columns: Mapping[str, str]) -> Iterator[Block]:
@@ -228,7 +241,8 @@ def _jsonl_block(path: str, lines: list[bytes], first: int, columns: Mapping[str
             numbers.append(number)
         else:
             bad.append((number, line))
-    arrays, faults = {}, {}
+    arrays: dict[str, pa.Array] = {}
+    faults: dict[int, str] = {}  # row: reason
     for ours, theirs in columns.items():
         arrays[ours] = _json_column([row.get(theirs) for row in rows], ours, faults)
     keep = [index for index in range(len(rows)) if index not in faults]
@@ -364,8 +378,8 @@ def _utf8_column(column: pa.Array, name: str, faults: dict[int, str]) -> pa.Arra
         texts = pa.array(values, pa.string())
     torn = pc.fill_null(pc.match_substring(texts, "\n"), False)
     if pc.any(torn).as_py():
-        for index in np.flatnonzero(torn.to_numpy(zero_copy_only=False)):
-            faults.setdefault(int(index), f"{name} runs over several lines: a stray quote?")
+        for row in np.flatnonzero(torn.to_numpy(zero_copy_only=False)):
+            faults.setdefault(int(row), f"{name} runs over several lines: a stray quote?")
     return texts
 
 

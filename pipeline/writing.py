@@ -115,9 +115,7 @@ def read_rejected(version_folder: str) -> Iterator[dict[str, str | int]]:
                 yield json.loads(line)
 
 
-def check_rejected(
-    version_folder: str, *, rows: int, allowed: float, key: str
-) -> dict[str, int]:
+def check_rejected(version_folder: str, *, rows: int, allowed: float, key: str) -> dict[str, int]:
     """Rejected rows by reason, the commonest first; ImgembedError when they are too many.
 
     rows: how many were read. allowed: the largest share, the setting `key`.

@@ -30,9 +30,14 @@ def test_readers_open_what_was_committed_last(tmp_path):
 def test_a_stage_that_fails_leaves_the_former_version_and_nothing_else(tmp_path):
     run = RunDir.open(str(tmp_path))
     commit(run)
-    with pytest.raises(RuntimeError), run.begin("graph") as new:
-        storage.write_atomic(new.file("half.txt"), b"half")
-        raise RuntimeError
+
+    def crash():
+        with run.begin("graph") as new:
+            storage.write_atomic(new.file("half.txt"), b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        crash()
     assert run.require("graph").name == "v0001"
     assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001"]
 

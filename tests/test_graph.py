@@ -93,9 +93,7 @@ def log(tmp_path_factory):
 def test_all_counts_are_those_of_a_database(tmp_path, log):
     rows = clicks()
     version = build(tmp_path, log, measure="count", top_k=1000)
-    edges = {
-        (e["src"], e["dst"], e["sessions"], e["users"]) for e in table(version, "edges")
-    }
+    edges = {(e["src"], e["dst"], e["sessions"], e["users"]) for e in table(version, "edges")}
     assert edges == set(sql(rows, PAIRS_SQL))
     nodes = {(n["image_id"], n["sessions"]) for n in table(version, "nodes")}
     assert nodes == set(sql(rows, IMAGES_SQL))
@@ -242,7 +240,10 @@ def test_rejected_rows_are_written_counted_and_the_equation_holds(tmp_path):
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["row"], row["content"].strip()) for row in found] == [
         (len(rows) + 1, "broken"),
-        (len(rows) + 2, '{"image_id":null,"session_id":"s","user_id":null,"timestamp":null,"query":null}'),
+        (
+            len(rows) + 2,
+            '{"image_id":null,"session_id":"s","user_id":null,"timestamp":null,"query":null}',
+        ),
     ]
 
 

@@ -122,7 +122,9 @@ def test_sessions_of_one_user_are_cut_by_pauses_longer_than_the_gap():
 
 
 def test_a_named_session_is_never_cut():
-    visits, _ = sessionize(events([(1, False, 0, "a"), (1, False, 999, "b")]), SessionsConfig(), seed=0)
+    visits, _ = sessionize(
+        events([(1, False, 0, "a"), (1, False, 999, "b")]), SessionsConfig(), seed=0
+    )
     assert sessions_of(visits) == [["a", "b"]]
 
 

@@ -38,7 +38,10 @@ def test_values_of_set_are_yaml():
     ("text", "message"),
     [
         ("graph: {min_wieght: 2}", "graph.min_wieght: unknown setting; there are measure"),
-        ("graph: {min_session: 2}", "graph.min_session: unknown setting; did you mean 'min_sessions'?"),
+        (
+            "graph: {min_session: 2}",
+            "graph.min_session: unknown setting; did you mean 'min_sessions'?",
+        ),
         ("grpah: {}", "grpah: unknown setting; did you mean 'graph'?"),
         ("examples: {split: {trian: 1}}", "examples.split.trian: unknown setting; did you mean"),
         ("graph: {top_k: ten}", "graph.top_k: wanted a valid integer"),

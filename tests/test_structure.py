@@ -45,7 +45,9 @@ def test_imports_point_one_way(path):
 
 
 def test_the_schema_and_the_errors_need_neither_beam_nor_tensorflow():
-    loaded = loaded_by("import pipeline.schema, pipeline.errors, pipeline.artifacts, pipeline.config")
+    loaded = loaded_by(
+        "import pipeline.schema, pipeline.errors, pipeline.artifacts, pipeline.config"
+    )
     assert not loaded & {"apache_beam", "tensorflow"}
 
 

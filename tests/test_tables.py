@@ -56,7 +56,7 @@ def test_a_broken_jsonl_line_is_rejected_with_its_row_number(tmp_path):
 
 def test_csv_rows_of_another_width_or_encoding_are_rejected_with_their_row_numbers(tmp_path):
     (tmp_path / "a.csv").write_bytes(
-        b"image_id,query\na,1\nonly one\nb,\xff\nc,2,3\nd,4\n\"e\",\"five, 5\"\n"
+        b'image_id,query\na,1\nonly one\nb,\xff\nc,2,3\nd,4\n"e","five, 5"\n'
     )
     rows, rejected = read(tmp_path)
     assert [(number, row["image_id"]) for number, row in rows] == [(1, "a"), (5, "d"), (6, "e")]
@@ -118,3 +118,10 @@ def test_an_empty_csv_has_no_columns_and_no_rows(tmp_path):
     (file,) = find_tables(str(tmp_path), format="auto", key="sessions.path")
     assert column_names(file) == []
     assert read(tmp_path) == ([], [])
+
+
+def test_a_column_that_is_mapped_is_not_taken_for_another_of_ours_as_well(tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,query\na,b\n")
+    (file,) = find_tables(str(tmp_path), format="auto", key="sessions.path")
+    mapping = {"image_id": "query"}
+    assert map_columns(file, WANTED, mapping, key="k") == {"image_id": "query"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cli import options
@@ -22,7 +24,7 @@ def build_graph(
     force: bool,
     runner: str | None,
     beam_options: tuple[str, ...],
-    **common: object,
+    **common: Any,
 ) -> None:
     """Turns session logs into the graph.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cli import options
@@ -10,10 +12,11 @@ from cli import options
 @click.command("evaluate")
 @options.force
 @options.stage_options
-def evaluate(force: bool, as_json: bool, **common: object) -> None:
+def evaluate(force: bool, as_json: bool, **common: Any) -> None:
     """Measures the embeddings on held-out sessions.
 
-    Beside them stand popularity, co-occurrence only and raw features. Prints a table and writes metrics.json into the run directory.
+    Beside them stand popularity, co-occurrence only and raw features. Prints a table and writes
+    metrics.json into the run directory.
     """
     from cli.command import stages
 

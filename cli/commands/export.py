@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cli import options
@@ -20,7 +22,7 @@ def export(
     force: bool,
     runner: str | None,
     beam_options: tuple[str, ...],
-    **common: object,
+    **common: Any,
 ) -> None:
     """Embeds a catalog with the trained model.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cli import options
@@ -16,7 +18,7 @@ def train(
     force: bool,
     runner: str | None,
     beam_options: tuple[str, ...],
-    **common: object,
+    **common: Any,
 ) -> None:
     """Fits the embedding, then exports.
 

@@ -96,9 +96,7 @@ def _pair_chunks(
             yield keys.ravel(), np.broadcast_to(users[rows], keys.shape).ravel()
 
 
-def _count_chunk(
-    keys: np.ndarray, users: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _count_chunk(keys: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(distinct keys, users, sessions) of each (key, user)."""
     order = np.lexsort((users, keys))
     keys, users = keys[order], users[order]

@@ -40,9 +40,7 @@ def llr(c: np.ndarray, n_i: np.ndarray, n_j: np.ndarray, population: int) -> np.
     return np.where(c < expected, -1.0, 1.0) * np.maximum(ratio, 0.0)
 
 
-def _information(
-    cell: np.ndarray, row: np.ndarray, column: np.ndarray, total: float
-) -> np.ndarray:
+def _information(cell: np.ndarray, row: np.ndarray, column: np.ndarray, total: float) -> np.ndarray:
     """cell ln(cell N / (row column)); 0 where the cell is empty."""
     filled = cell > 0
     k = np.where(filled, cell, 1).astype(np.float64)

@@ -67,17 +67,9 @@ class EventReader:
             images, row_of, order = self._unfold(rows, faults)
         else:
             images = _text(rows, IMAGE_ID)
-            row_of = order = None
-            faults.note(~_filled(images), f"no {IMAGE_ID}")
-            _check_ids(images, faults.note)
-            no_session = ~_filled(names[SESSION_ID])
-            neither = no_session & ~_filled(names[USER_ID])
-            faults.note(neither, f"neither {SESSION_ID} nor {USER_ID}")
-            untimed = pc.is_null(times).to_numpy(zero_copy_only=False)
-            faults.note(no_session & untimed, f"no {TIMESTAMP}, and no {SESSION_ID}")
+            row_of, order = np.arange(rows.num_rows), np.zeros(rows.num_rows, np.int64)
+            _check_rows(images, names, times, faults)
         columns = self._columns(names, times, block)
-        if row_of is None or order is None:  # an event a row
-            row_of, order = np.arange(len(images)), np.zeros(len(images), np.int64)
         self.rows_with_events = len(np.unique(row_of[faults.good[row_of]]))
         events = _assemble(images, columns, row_of, order)
         events = events.filter(pa.array(faults.good[row_of]))
@@ -107,9 +99,7 @@ class EventReader:
             "query": _clean_query(names[QUERY]),
         }
 
-    def _unfold(
-        self, rows: pa.Table, faults: _Faults
-    ) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    def _unfold(self, rows: pa.Table, faults: _Faults) -> tuple[pa.Array, np.ndarray, np.ndarray]:
         """Items of whole-session rows: image ids, the row of each, and its place in the row."""
         lists = self._item_lists(rows)
         row_of = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -132,9 +122,11 @@ class EventReader:
             return column
         if self.items_separator is None:
             return pc.if_else(
-                pc.is_null(column), pa.scalar(None, pa.list_(pa.string())), pa.ListArray.from_arrays(
+                pc.is_null(column),
+                pa.scalar(None, pa.list_(pa.string())),
+                pa.ListArray.from_arrays(
                     pa.array(np.arange(len(column) + 1), pa.int32()), column.cast(pa.string())
-                )
+                ),
             )
         return pc.split_pattern(column.cast(pa.string()), self.items_separator)
 
@@ -233,6 +225,19 @@ def _text(rows: pa.Table, name: str) -> pa.Array:
 def _filled(texts: pa.Array) -> np.ndarray:
     """[rows] bool: neither null nor empty."""
     return pc.fill_null(pc.not_equal(texts, ""), False).to_numpy(zero_copy_only=False)
+
+
+def _check_rows(
+    images: pa.Array, names: dict[str, pa.Array], times: pa.Array, faults: _Faults
+) -> None:
+    """Notes what is wrong with rows of one event each."""
+    faults.note(~_filled(images), f"no {IMAGE_ID}")
+    _check_ids(images, faults.note)
+    no_session = ~_filled(names[SESSION_ID])
+    neither = no_session & ~_filled(names[USER_ID])
+    faults.note(neither, f"neither {SESSION_ID} nor {USER_ID}")
+    untimed = pc.is_null(times).to_numpy(zero_copy_only=False)
+    faults.note(no_session & untimed, f"no {TIMESTAMP}, and no {SESSION_ID}")
 
 
 def _check_ids(images: pa.Array, note: Callable[[np.ndarray, str], None]) -> None:

@@ -72,9 +72,7 @@ def sessionize(
     )
 
 
-def _order(
-    events: pa.Table, gap_minutes: float, seed: int
-) -> tuple[pa.Table, np.ndarray]:
+def _order(events: pa.Table, gap_minutes: float, seed: int) -> tuple[pa.Table, np.ndarray]:
     """Events session by session, and the running number of each one's session."""
     key = events["key"].to_numpy()
     time = events["time"].fill_null(_NO_TIME).to_numpy()

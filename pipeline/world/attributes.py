@@ -1,7 +1,7 @@
 """What a picture can show: the words for shape, colour and texture, and the intents made of them.
 
 In: a number of intents and a generator. Out: distinct `Intent`s. An intent is what a searcher has
-in mind; where an attribute is None, any value of it will do.
+in mind; where an attribute is empty, any value of it will do.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (122, 24, 168),
     "pink": (255, 110, 190),
 }
+ANY = ""
 MAX_COUNT = 3  # copies of the shape in one picture
 
 
 class Intent(NamedTuple):
-    """A texture, a colour and a shape; None stands for any."""
+    """A texture, a colour and a shape; an empty one stands for any."""
 
-    texture: str | None
-    colour: str | None
-    shape: str | None
+    texture: str
+    colour: str
+    shape: str
 
     @property
     def words(self) -> tuple[str, ...]:
         """The attributes that are set, in the order of plain English: striped, red, triangle."""
-        return tuple(word for word in self if word is not None)
+        return tuple(word for word in self if word)
 
     @property
     def name(self) -> str:
@@ -47,7 +48,7 @@ class Intent(NamedTuple):
 
     def broader(self, attribute: str) -> Intent:
         """The same intent with one attribute ("texture", "colour" or "shape") left open."""
-        return self._replace(**{attribute: None})
+        return self._replace(**{attribute: ANY})
 
 
 ALL_INTENTS = tuple(

@@ -6,7 +6,7 @@ about what is shown. Labels, captions, hubs and cold images are drawn as exact s
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +21,8 @@ HUB_SHARE = 0.01  # of all images; at least one image is a hub
 PICTURES_FOLDER = "pictures"
 
 
-class Image(NamedTuple):
+@dataclass(frozen=True)
+class Image:
     """One image; `label` and `text` are what the catalog tells, the rest is the truth."""
 
     image_id: str

@@ -83,6 +83,8 @@ def _paint(
     corners = outline(intent.shape, radius=copy.radius, angle=copy.angle, centre=copy.centre)
     ImageDraw.Draw(mask).polygon(corners.ravel().tolist(), fill=255)
     box = mask.getbbox()
+    if box is None:  # nothing of it lies on the canvas
+        return mask
     canvas.paste(_textured(intent, copy, box, rng), box, mask.crop(box))
     rim = np.concatenate([corners, corners[:2]]).ravel().tolist()
     width = round(RIM * OVERSAMPLING)

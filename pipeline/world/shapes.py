@@ -35,7 +35,7 @@ def _heart() -> np.ndarray:
     """The well-known heart curve x = 16 sin³t, y = 13 cos t − 5 cos 2t − 2 cos 3t − cos 4t."""
     t = 2 * np.pi * np.arange(CURVE_POINTS) / CURVE_POINTS
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y], axis=1) + [0, -2.5]
+    return np.stack([16 * np.sin(t) ** 3, -y], axis=1) + np.array([0, -2.5])
 
 
 def _area(outline: np.ndarray) -> float:

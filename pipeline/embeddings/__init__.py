@@ -1,0 +1,1 @@
+"""Embeddings of a catalog and of queries through Beam, and exact search among them."""

@@ -1,0 +1,207 @@
+"""What the trainer reads out of the examples stage."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.artifacts import Version
+from pipeline.errors import ImgembedError
+from tests import tiny_examples
+from trainer import dataset
+from trainer.dataset import ExampleFiles
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    return tiny_examples.write_examples(tmp_path_factory.mktemp("pictures"))
+
+
+def training_batches(version: Version, **options: int) -> tf.data.Dataset:
+    files = ExampleFiles.open(version)
+    settings = {"batch_size": 16, "neighbors": 1, "epochs": 2, "seed": 3, "shuffle_buffer": 100}
+    return dataset.training_batches(files, files.transform(), **{**settings, **options})
+
+
+def all_in_order(version: Version, split: str, neighbors: int) -> dict[str, np.ndarray]:
+    files = ExampleFiles.open(version)
+    (batch,) = dataset.evaluation_batches(
+        files, files.transform(), split, batch_size=100, neighbors=neighbors
+    )
+    return {name: values.numpy() for name, values in batch.items()}
+
+
+def test_every_dataset_knows_its_number_of_batches_and_drops_nothing(pictures: Version) -> None:
+    batches = training_batches(pictures)  # 42 seeds: 16, 16, 10
+    assert int(batches.cardinality()) == 6
+    assert [len(batch["id"]) for batch in batches] == [16, 16, 10] * 2
+    files = ExampleFiles.open(pictures)
+    evaluation = dataset.evaluation_batches(
+        files, files.transform(), "validation", batch_size=5, neighbors=1
+    )
+    assert int(evaluation.cardinality()) == 3
+    assert [len(batch["id"]) for batch in evaluation] == [5, 5, 4]
+
+
+def test_an_epoch_holds_every_example_once_and_another_epoch_another_order(
+    pictures: Version,
+) -> None:
+    ids = np.concatenate([batch["id"] for batch in training_batches(pictures)])
+    first, second = ids[:42], ids[42:]
+    assert set(first) == set(second)
+    assert len(set(first)) == 42
+    assert first.tolist() != second.tolist()
+
+
+def test_the_same_seed_gives_the_same_batches(pictures: Version) -> None:
+    tf.random.set_seed(0)
+    once = list(training_batches(pictures))
+    tf.random.set_seed(0)
+    again = list(training_batches(pictures))
+    tf.nest.map_structure(np.testing.assert_array_equal, once, again)
+    other = list(training_batches(pictures, seed=4))
+    assert once[0]["id"].numpy().tolist() != other[0]["id"].numpy().tolist()
+
+
+def test_pictures_labels_and_neighbours_are_those_of_the_files(pictures: Version) -> None:
+    found = all_in_order(pictures, "train", neighbors=3)
+    for index in (1, 2, 3):
+        expected = tf.io.decode_png(tiny_examples.picture(index)).numpy()
+        np.testing.assert_array_equal(found["content"][index], expected)
+    near = tiny_examples.neighbors_of(3)
+    assert found["neighbor_weight"][3].tolist() == [weight for _, weight in near]
+    for slot, (other, _) in enumerate(near):
+        expected = tf.io.decode_png(tiny_examples.picture(other)).numpy()
+        np.testing.assert_array_equal(found["neighbor_content"][3, slot], expected)
+    # Image 1 has one neighbour: what is missing is zeros, and has no label.
+    assert found["neighbor_weight"][1].tolist() == [4.0, 0.0, 0.0]
+    assert not found["neighbor_content"][1, 1:].any()
+    assert found["neighbor_id"][1, 1:].tolist() == [0, 0]
+    assert found["neighbor_label"][1, 1:].tolist() == [-1, -1]
+    assert found["label"][:4].tolist() == [2, -1, 0, -1]
+    assert found["heldout_label"].tolist() == [-1] * 42
+
+
+def test_ids_agree_between_seeds_and_neighbours(pictures: Version) -> None:
+    found = all_in_order(pictures, "train", neighbors=1)
+    assert found["graph_id"].shape == (42, 3)
+    assert found["graph_id"][3].tolist() == found["id"][[6, 9, 12]].tolist()
+    assert found["neighbor_id"][3].tolist() == found["id"][[6]].tolist()
+    assert (found["id"] != 0).all()
+
+
+def test_labels_outside_the_training_split_are_held_out(pictures: Version) -> None:
+    found = all_in_order(pictures, "validation", neighbors=1)
+    assert found["label"].tolist() == [-1] * 14
+    assert found["heldout_label"][:3].tolist() == [2, -1, 0]  # images 42, 43, 44
+
+
+def test_neighbours_are_drawn_by_weight(pictures: Version) -> None:
+    """Image 3 has neighbours of weights 4, 3 and 2."""
+    draws = 4_000
+    weights = tf.tile(tf.constant([[4.0, 3.0, 2.0, 0.0]]), [draws, 1])
+    taken, chosen = dataset._draw_neighbors(weights, 1, tf.constant([1, 2], tf.int64))
+    shares = np.bincount(chosen.numpy().ravel(), minlength=4) / draws
+    assert shares == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0.0], abs=0.03)
+    assert (taken.numpy() == 1.0).all()  # the weight has spoken in the draw
+
+
+def test_asking_for_more_neighbours_than_there_are_gives_those_there_are(pictures: Version) -> None:
+    batch = next(iter(training_batches(pictures, neighbors=10)))
+    assert batch["neighbor_id"].shape[1] == 3
+    weights = np.sort(batch["neighbor_weight"].numpy(), axis=1)
+    assert {tuple(row) for row in weights} <= {(0, 0, 0), (0, 0, 4), (0, 3, 4), (2, 3, 4)}
+
+
+def test_without_neighbours_nothing_of_them_is_read(pictures: Version) -> None:
+    batch = next(iter(training_batches(pictures, neighbors=0)))
+    assert batch["neighbor_content"].shape == (16, 0, 16, 16, 3)
+    assert batch["neighbor_weight"].shape == (16, 0)
+
+
+def test_tokens_come_from_the_transform_and_the_strongest_text(pictures: Version) -> None:
+    found = all_in_order(pictures, "train", neighbors=1)
+    transform = ExampleFiles.open(pictures).transform()
+    words = transform.tokens(tf.constant(["red", "green"])).to_list()
+    assert found["tokens"][3].tolist()[:1] == words[0]
+    assert found["tokens"][1].tolist()[:1] == words[1]
+    # Every seventh image has no text.
+    assert (found["tokens"][7] == -1).all()
+    assert found["text_id"][7] == 0
+    assert not found["seed_text_id"][7].any()
+
+
+def test_texts_of_the_same_words_are_the_same(tmp_path: Path) -> None:
+    texts = ["striped red star", "Star, striped red!", "red star", "", "..."]
+
+    def change(index: int, values: tiny_examples.Values) -> tiny_examples.Values:
+        return {**values, "text": [texts[index % 5]], "text_weight": [1.0]}
+
+    found = all_in_order(tiny_examples.write_examples(tmp_path / "x", change=change), "train", 0)
+    ids = found["text_id"][:5].tolist()
+    assert ids[0] == ids[1] != ids[2]
+    assert found["seed_text_id"][:5, 0].tolist() == ids
+
+
+def test_a_text_of_weight_zero_is_never_drawn_nor_does_it_break_the_batch(tmp_path: Path) -> None:
+    def change(index: int, values: tiny_examples.Values) -> tiny_examples.Values:
+        return {**values, "text": ["red", "blue"], "text_weight": [0.0, 1.0]}
+
+    version = tiny_examples.write_examples(tmp_path / "x", change=change)
+    blue = ExampleFiles.open(version).transform().tokens(tf.constant(["blue"])).to_list()
+    for batch in training_batches(version):
+        assert (batch["tokens"].numpy() == blue).all()
+
+
+def test_ready_features_come_as_they_are(tmp_path: Path) -> None:
+    version = tiny_examples.write_examples(tmp_path / "x", features=True)
+    found = all_in_order(version, "train", neighbors=2)
+    raw = np.stack([tiny_examples.raw_features(i) for i in range(42)]).astype(np.float32)
+    np.testing.assert_allclose(found["content"], raw)
+    np.testing.assert_allclose(found["neighbor_content"][3], raw[[6, 9]])
+    assert not found["neighbor_content"][1, 1].any()
+
+
+def test_examples_without_any_neighbour_slot_are_read(tmp_path: Path) -> None:
+    def change(index: int, values: tiny_examples.Values) -> tiny_examples.Values:
+        return {name: value for name, value in values.items() if not name.startswith("NL_")}
+
+    version = tiny_examples.write_examples(tmp_path / "x", change=change, neighbors=0)
+    batch = next(iter(training_batches(version)))
+    assert batch["neighbor_content"].shape == (16, 0, 16, 16, 3)
+    assert batch["graph_id"].shape == (16, 0)
+
+
+def test_a_metric_over_the_records_is_right_for_it_sees_no_step_without_data(
+    pictures: Version,
+) -> None:
+    """With an unknown number of batches Keras counts one step too many in each epoch."""
+
+    class Steps(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = self.add_weight(shape=(), initializer="ones")
+            self.ones = keras.metrics.Sum(name="steps")
+
+        def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+            self.ones.update_state(1.0)
+            return self.scale * tf.ones([tf.shape(inputs["id"])[0], 1])
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return tf.reduce_mean(y_pred)
+
+    model = Steps()
+    model.compile(optimizer="sgd", jit_compile=False)
+    history = model.fit(
+        training_batches(pictures), epochs=2, steps_per_epoch=3, verbose=0, shuffle=False
+    )
+    assert history.history["steps"] == [3.0, 3.0]
+    assert int(model.optimizer.iterations) == 6
+
+
+def test_missing_files_are_named(tmp_path: Path, pictures: Version) -> None:
+    missing = Version("examples", "v0001", str(tmp_path), pictures.manifest)
+    with pytest.raises(ImgembedError, match=r"no file train-\*.tfrecord.*has 42 examples"):
+        ExampleFiles.open(missing).files("train")

@@ -1,0 +1,268 @@
+"""The export: pictures and ready features through a small SavedModel on Beam."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.coders import registry
+from apache_beam.internal import pickler
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from PIL import Image
+from tiny_model import DIM, SIDE, save_model
+
+from pipeline import schema, writing
+from pipeline.artifacts import NewVersion, Version
+from pipeline.config import ExportConfig, ImagesConfig
+from pipeline.embeddings import model as models
+from pipeline.embeddings.embed import SavedModelHandler
+from pipeline.embeddings.job import export_embeddings
+from pipeline.embeddings.search import SearchIndex, read_embeddings
+from pipeline.errors import ImgembedError
+from pipeline.examples import pictures
+from pipeline.writing import read_rejected
+
+PICTURES = 23
+QUERIES = sorted(
+    {"red", "été", *(" ".join(f"w{n % m}" for m in range(1, n)) for n in range(2, 99))}
+)
+
+
+def picture(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG")
+    return sink.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> ImagesConfig:
+    """A folder of pictures, one of them broken."""
+    folder = tmp_path_factory.mktemp("catalog")
+    for number in range(PICTURES):
+        (folder / f"{number:02}.png").write_bytes(picture(number))
+    (folder / "broken.png").write_bytes(picture(99)[:200])
+    return ImagesConfig(path=str(folder))
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """A graph of which the export reads the queries, in two files that share some."""
+    folder = tmp_path_factory.mktemp("graph")
+    for shard, queries in enumerate([["red", *QUERIES[:90]], [*QUERIES[70:], "red"]]):
+        rows = [{"query": q, "image_id": "01", "sessions": 2, "users": None} for q in queries]
+        table = pa.Table.from_pylist(rows, schema.QUERY_SCHEMA)
+        pq.write_table(table, folder / schema.shard_name("queries", shard, 2, "parquet"))
+    return Version(schema.GRAPH, "v0001", str(folder), {})
+
+
+def make_pipeline() -> beam.Pipeline:
+    return beam.Pipeline(runner=fn_runner.FnApiRunner())
+
+
+def export(folder: Path, **changes: Any) -> Version:
+    settings = {"export": ExportConfig(), "graph": None, "shards": 2, **changes}
+    out = NewVersion(schema.EMBEDDINGS, "v0001", str(folder))
+    return out.commit(export_embeddings(out=out, make_pipeline=make_pipeline, **settings))
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, model: Version, catalog: ImagesConfig, graph: Version
+) -> Version:
+    folder = tmp_path_factory.mktemp("embeddings")
+    return export(folder, images=catalog, model=model, graph=graph)
+
+
+def test_every_picture_gets_the_vector_that_the_model_gives_it(
+    exported: Version, model: Version
+) -> None:
+    ids, vectors = read_embeddings(exported, "images", "image_id")
+    assert ids == [f"{number:02}" for number in range(PICTURES)]
+    prepared = [
+        pictures.prepare(picture(number), image_size=SIDE, max_pixels=1_000)
+        for number in range(PICTURES)
+    ]
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data))).ravel() for data in prepared])
+    matrix = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER)).of_pixels.numpy()
+    expected = (pixels.astype(np.float64) - 127.0) @ matrix
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_the_files_are_sorted_and_of_the_promised_schema(exported: Version) -> None:
+    (path,) = exported.shards("images")
+    assert Path(path).name == "images-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    assert table.schema.equals(schema.embedding_schema("image_id", DIM))
+    assert table["image_id"].to_pylist() == sorted(table["image_id"].to_pylist())
+    assert set(table["model_version"].to_pylist()) == {"v0001-01234567"}
+
+
+def test_a_large_catalog_is_written_to_several_files(
+    tmp_path: Path, model: Version, catalog: ImagesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_BYTES_A_FILE", 20_000)
+    version = export(tmp_path, images=catalog, model=model)
+    size = sum(path.stat().st_size for path in Path(str(catalog.path)).iterdir())
+    assert len(version.shards("images")) == size // 20_000 > 1
+    assert len(SearchIndex.open(version).ids) == PICTURES
+
+
+def test_the_manifest_counts_every_row(exported: Version) -> None:
+    assert exported.manifest["counts"] == {
+        "rows": PICTURES + 1,
+        "images": PICTURES,
+        "rejected": 1,
+        "queries": len(QUERIES),
+        "skipped_files": 0,
+    }
+    assert exported.manifest["rejected"] == {pictures.BROKEN: 1}
+    assert (exported.manifest["dim"], exported.manifest["content"]) == (DIM, "image")
+    (row,) = read_rejected(exported.path)
+    assert str(row["file"]).endswith("broken.png")
+
+
+def test_every_published_query_is_embedded_once(exported: Version, model: Version) -> None:
+    queries, vectors = read_embeddings(exported, "queries", "query")
+    assert queries == QUERIES
+    saved_model = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER))
+    rows = np.array([query.encode() for query in queries], dtype=object)
+    expected = models.embed_rows(saved_model, "text", rows, 16)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shards", "batch_size"), [(1, 256), (5, 256), (3, 16), (1, 1)])
+def test_a_vector_depends_neither_on_shards_nor_on_batches(
+    shards: int,
+    batch_size: int,
+    exported: Version,
+    model: Version,
+    catalog: ImagesConfig,
+    graph: Version,
+    tmp_path: Path,
+) -> None:
+    settings = ExportConfig(batch_size=batch_size)
+    other = export(
+        tmp_path, images=catalog, model=model, graph=graph, shards=shards, export=settings
+    )
+    for prefix, key in (("images", "image_id"), ("queries", "query")):
+        (names, first), (same, second) = (
+            read_embeddings(version, prefix, key) for version in (exported, other)
+        )
+        assert names == same
+        np.testing.assert_allclose(first, second, atol=1e-6)
+        if batch_size == 256:
+            files, others = (version.shards(prefix) for version in (exported, other))
+            for path, its_twin in zip(files, others, strict=True):
+                assert Path(path).read_bytes() == Path(its_twin).read_bytes()
+
+
+def test_the_place_of_a_row_in_its_batch_does_not_show(model: Version) -> None:
+    saved_model = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER))
+    data = [
+        pictures.prepare(picture(n), image_size=SIDE, max_pixels=1_000) for n in range(PICTURES)
+    ]
+    rows = np.array(data, dtype=object)
+    size = models.call_size(256)
+    forward = models.embed_rows(saved_model, "image", rows, size)
+    np.testing.assert_array_equal(
+        models.embed_rows(saved_model, "image", rows[::-1], size)[::-1], forward
+    )
+    np.testing.assert_array_equal(
+        models.embed_rows(saved_model, "image", rows[:5], size), forward[:5]
+    )
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(1, 16), (16, 16), (100, 96), (256, 256)])
+def test_the_model_is_called_with_whole_blocks_of_rows(batch_size: int, size: int) -> None:
+    assert models.call_size(batch_size) == size
+
+
+def save_features(path: Path, dim: int, ids: list[str]) -> ImagesConfig:
+    values = np.random.default_rng(1).normal(size=(len(ids), dim)).tolist()
+    rows = [{"image_id": i, "features": v} for i, v in zip(ids, values, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ImagesConfig(path=str(path), max_rejected_fraction=0.5)
+
+
+def test_features_are_embedded_and_repeated_ids_rejected(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", signatures=("features",))
+    images = save_features(tmp_path / "catalog.jsonl", 4, ["b", "a", "b", "c"])
+    version = export(tmp_path / "embeddings", images=images, model=model)
+    index = SearchIndex.open(version)
+    assert index.ids == ["a", "b", "c"]
+    assert version.manifest["rejected"] == {"duplicate image_id": 1}
+    # The first row of an id counts.
+    raw = np.random.default_rng(1).normal(size=(4, 4))[0]
+    matrix = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER)).of_features.numpy()
+    expected = raw @ matrix / np.linalg.norm(raw @ matrix)
+    np.testing.assert_allclose(index.vector_of("b"), expected, atol=1e-5)
+    assert version.shards("queries") == []
+
+
+def test_a_catalog_of_another_kind_than_the_model_is_refused(
+    tmp_path: Path, model: Version, catalog: ImagesConfig
+) -> None:
+    of_features = save_model(tmp_path / "model", signatures=("features",))
+    features = save_features(tmp_path / "catalog.jsonl", 3, ["a"])
+    with pytest.raises(ImgembedError, match=r"holds pictures, but model .* on ready features"):
+        export(tmp_path / "a", images=catalog, model=of_features)
+    with pytest.raises(ImgembedError, match=r"has 3 features an image, but model .* trained on 4"):
+        export(tmp_path / "b", images=features, model=of_features)
+    with pytest.raises(ImgembedError, match=r"holds ready features, but model .* on pictures"):
+        export(tmp_path / "c", images=features, model=model)
+
+
+def test_vectors_without_unit_norm_fail_the_job_in_one_line(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", signatures=("features",), broken=True)
+    images = save_features(tmp_path / "catalog.jsonl", 4, ["a", "b"])
+    with pytest.raises(ImgembedError, match="2 of 2 embeddings have no unit norm") as caught:
+        export(tmp_path / "embeddings", images=images, model=model)
+    assert "\n" not in str(caught.value)
+
+
+def test_vectors_that_are_no_number_have_no_unit_norm() -> None:
+    with pytest.raises(ImgembedError, match="1 of 2 embeddings"):
+        models.check_unit_norm(np.array([[1.0, 0.0], [np.nan, 0.0]]), "model")
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImgembedError, match="nowhere: cannot be loaded as a SavedModel"):
+        models.load_saved_model(str(tmp_path / "nowhere"))
+
+
+def test_too_many_rejected_pictures_fail_the_job(
+    tmp_path: Path, model: Version, catalog: ImagesConfig
+) -> None:
+    strict = catalog.model_copy(update={"max_rejected_fraction": 0.01})
+    with pytest.raises(ImgembedError, match=r"1 of 24 rows cannot be read.*max_rejected_fraction"):
+        export(tmp_path, images=strict, model=model)
+
+
+def test_the_handler_travels_and_takes_tables_of_any_size(model: Version) -> None:
+    handler = SavedModelHandler(
+        path=model.file(schema.SAVED_MODEL_FOLDER),
+        signature="text",
+        content="text",
+        model_version="m",
+        batch_size=16,
+    )
+    loaded = pickler.loads(pickler.dumps(handler))
+    words = pa.table({"query": ["a"] * 40, "text": ["a"] * 40})
+    batch = [words.slice(0, 0), words.slice(0, 1), words.slice(1, 39)]
+    answers = list(loaded.run_inference(batch, loaded.load_model()))
+    assert [answer.num_rows for answer in answers] == [1, 39]
+    assert answers[0].column_names == ["query", "embedding", "model_version"]
+    assert list(loaded.run_inference([], loaded.load_model())) == []
+    assert registry.get_coder(pa.Table).is_deterministic()

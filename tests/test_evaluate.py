@@ -1,0 +1,369 @@
+"""The evaluation on a run small enough to work out by hand, and against plain loops."""
+
+import io
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tiny_model import DIM, save_model
+
+from pipeline import schema
+from pipeline.artifacts import Version
+from pipeline.errors import ImgembedError
+from trainer import evaluate as evaluation
+from trainer import evaluation_inputs as inputs
+from trainer import evaluation_methods as methods
+from trainer import metrics
+from trainer.evaluate import EvaluationConfig, Measure, evaluate
+
+ANGLES = {"a": 0, "b": 10, "c": 50, "d": 180}  # degrees, in the first two dimensions
+FEATURES = {"a": [2.0, 1.0], "b": [-2.0, 1.0], "c": [0.5, -0.5], "d": [-0.5, -1.5]}
+LABELS = {"train": {"a": 0, "b": 1}, "validation": {}, "test": {"c": 0, "d": 1}}
+
+
+def at_angle(degrees: float) -> np.ndarray:
+    vector = np.zeros(DIM, np.float32)
+    vector[:2] = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return vector
+
+
+def version(stage: str, folder: Path, **manifest: Any) -> Version:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Version(stage, "v0001", str(folder), manifest)
+
+
+def save_table(of: Version, prefix: str, columns: pa.Schema, rows: list[tuple]) -> None:
+    values = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
+    arrays = [pa.array(value, field.type) for value, field in zip(values, columns, strict=True)]
+    path = of.file(schema.shard_name(prefix, 0, 1, "parquet"))
+    pq.write_table(pa.table(arrays, schema=columns), path)
+
+
+def save_embeddings(folder: Path, angles: dict[str, float], queries: dict[str, float]) -> Version:
+    found = version(schema.EMBEDDINGS, folder, dim=DIM, model_version="v0001-01234567")
+    for prefix, key, of in (("images", "image_id", angles), ("queries", "query", queries)):
+        rows = [(name, at_angle(angle).tolist(), "v0001-01234567") for name, angle in of.items()]
+        save_table(found, prefix, schema.embedding_schema(key, DIM), rows)
+    return found
+
+
+def save_graph(folder: Path, *, holdout: list[tuple]) -> Version:
+    graph = version(schema.GRAPH, folder)
+    edges = [("a", "c", 1, 5.0, 2, None, 2.0, 4, 2), ("b", "a", 1, 0.5, 2, None, 2.0, 3, 4)]
+    save_table(graph, "edges", schema.EDGE_SCHEMA, edges)
+    nodes = [("a", 4, 1), ("b", 3, 1), ("c", 2, 0), ("gone", 9, 0)]
+    save_table(graph, "nodes", schema.NODE_SCHEMA, nodes)
+    queries = [("red", "c", 3, None), ("red", "b", 1, None), ("red", "gone", 9, None)]
+    save_table(graph, "queries", schema.QUERY_SCHEMA, queries)
+    save_table(graph, "holdout", schema.HOLDOUT_SCHEMA, holdout)
+    return graph
+
+
+def example(values: dict[str, Any]) -> bytes:
+    features = {}
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        elif isinstance(value, int):
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        else:
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=value))
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def save_examples(folder: Path, splits: dict[str, list[bytes]], feature_dim: int | None) -> Version:
+    found = version(schema.EXAMPLES, folder, feature_dim=feature_dim, compression="gzip")
+    for split, records in splits.items():
+        path = found.file(schema.shard_name(split, 0, 1, "tfrecord.gz"))
+        with tf.io.TFRecordWriter(path, "GZIP") as writer:
+            for record in records:
+                writer.write(record)
+    return found
+
+
+def feature_examples(folder: Path) -> Version:
+    splits: dict[str, list[bytes]] = {}
+    for split, labels in LABELS.items():
+        label_of = "label" if split == "train" else "heldout_label"
+        splits[split] = [
+            example({"image_id": name.encode(), "features": FEATURES[name], label_of: label})
+            for name, label in labels.items()
+        ]
+    return save_examples(folder, splits, feature_dim=2)
+
+
+HOLDOUT = [
+    (0, 0, "a", "red"), (0, 1, "b", "red"),
+    (1, 0, "c", None), (1, 1, "nowhere", None), (1, 2, "a", " "),
+    (2, 0, "d", "new"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Version]:
+    folder = tmp_path_factory.mktemp("run")
+    return {
+        "embeddings": save_embeddings(folder / "embeddings", ANGLES, {"red": 2}),
+        "graph": save_graph(folder / "graph", holdout=HOLDOUT),
+        "examples": feature_examples(folder / "examples"),
+        "model": save_model(folder / "model"),
+    }
+
+
+@pytest.fixture(scope="module")
+def result(run: dict[str, Version]) -> dict[str, Any]:
+    return evaluate(**run, config=EvaluationConfig(k=[2, 1], bootstrap=50), seed=0)
+
+
+def values(part: dict[str, Any], method: str, *names: str) -> list[float]:
+    return [part["methods"][method][name]["value"] for name in names]
+
+
+def test_images_by_image_are_as_worked_out(result: dict[str, Any]) -> None:
+    """Session 0 asks a -> b and b -> a, session 1 asks c -> {a, nowhere} and a -> {c, nowhere}."""
+    part = result["image_to_image"]
+    assert (part["queries"], part["sessions"], part["queries_without_embedding"]) == (4, 2, 1)
+    names = ("recall@1", "recall@2", "mrr")
+    # Ranks: a -> b 1, b -> a 1; c -> a 2 (behind b), a -> c 2 (behind b).
+    assert values(part, "trained embedding", *names) == pytest.approx([0.5, 0.75, 0.75])
+    # a -> c | b d: b at 2. b -> a: 1. c has no edge, a b d: a at 1. a -> c: 1.
+    assert values(part, "co-occurrence only", *names) == pytest.approx([0.5, 0.75, 0.875])
+    # a -> b c d: 1. b -> a: 1. c -> a: 1. a -> c: 2.
+    assert values(part, "popularity", *names) == pytest.approx([0.625, 0.75, 0.875])
+    # Cosines of FEATURES, whose mean is 0: a -> c b d, b -> d a c, c -> d a b.
+    assert values(part, "raw features", *names) == pytest.approx([0.125, 0.75, 0.625])
+    # Three candidates; in session 1 one of two relevant images is among them.
+    ndcg = part["methods"]["random"]["ndcg@2"]["value"]
+    one, two = 1 + 1 / math.log2(3), 1 + 1 / math.log2(3)
+    assert values(part, "random", "recall@1", "recall@2") == pytest.approx(
+        [(1 / 3 + 1 / 6) / 2, (2 / 3 + 2 / 6) / 2], abs=1e-6
+    )
+    assert ndcg == pytest.approx((one / 3 / 1 + one / 3 / two) / 2, abs=1e-6)
+
+
+def test_slices_part_the_queries_by_their_image(result: dict[str, Any]) -> None:
+    # By sessions a b c d: the head is a (place 0 < 0.4), the torso b (1 < 2), the tail c and d.
+    slices = result["image_to_image"]["slices"]
+    sizes = {name: part["queries"] for name, part in slices.items()}
+    assert sizes == {"head": 2, "torso": 1, "tail": 1, "cold": 0, "no neighbours": 1}
+    # a -> b at 1 in session 0; a -> c at 2 of {c, nowhere} in session 1.
+    assert values(slices["head"], "trained embedding", "recall@1", "recall@2") == [0.5, 0.75]
+    assert slices["cold"]["methods"] == {}
+    assert "low" not in slices["head"]["methods"]["random"]["mrr"]
+
+
+def test_images_by_text_are_as_worked_out(result: dict[str, Any]) -> None:
+    """Session 0 asks "red" -> {a, b}, session 2 asks "new" -> d; a blank query asks nothing."""
+    part = result["text_to_image"]
+    assert (part["queries"], part["sessions"]) == (2, 2)
+    seen, unseen = part["slices"]["seen"], part["slices"]["unseen"]
+    names = ("recall@1", "recall@2", "mrr")
+    # The published vector at 2 degrees: a b c d.
+    assert values(seen, "trained embedding", *names) == [0.5, 1.0, 1.0]
+    # 3 clicks at 50 degrees and 1 at 10, a mean at 41: c b a d. By clicks: c b, then a d.
+    assert values(seen, "mean of clicked images", *names) == [0.0, 0.5, 0.5]
+    assert values(seen, "co-occurrence only", *names) == [0.0, 0.5, 0.5]
+    assert values(seen, "popularity", *names) == [0.5, 1.0, 1.0]
+    for method in ("mean of clicked images", "co-occurrence only", "popularity"):
+        assert values(unseen, method, *names) == [0.0, 0.0, 0.25]  # a b c d: d at 4
+    assert values(unseen, "random", "recall@1") == [0.25]
+    assert values(part, "popularity", "mrr") == [(1.0 + 0.25) / 2]
+
+
+def test_a_text_that_is_not_published_is_embedded_by_the_model(
+    result: dict[str, Any], run: dict[str, Version]
+) -> None:
+    loaded = tf.saved_model.load(run["model"].file("saved_model"))
+    vector = loaded.signatures["text"](text=tf.constant(["new"]))["embedding"].numpy()[0]
+    cosines = {name: float(at_angle(angle) @ vector) for name, angle in ANGLES.items()}
+    rank = sorted(cosines, key=lambda name: -cosines[name]).index("d") + 1
+    unseen = result["text_to_image"]["slices"]["unseen"]
+    assert values(unseen, "trained embedding", "mrr")[0] == pytest.approx(1 / rank, abs=1e-6)
+
+
+def test_labels_of_the_test_split_are_guessed_from_the_training_split(
+    result: dict[str, Any],
+) -> None:
+    part = result["labels"]
+    assert (part["queries"], part["neighbors"]) == (2, 2)
+    # c at 50: a votes cos 50, b votes cos 40, so 1, wrong; d: both negative, b is nearer, right.
+    assert values(part, "trained embedding", "accuracy") == [0.5]
+    # c: cosine 0.32 to a, so 0; d: b is nearer, so 1.
+    assert values(part, "raw features", "accuracy") == [1.0]
+    assert values(part, "most frequent label", "accuracy") == [0.5]
+
+
+def test_alignment_is_measured_on_the_edges(result: dict[str, Any]) -> None:
+    expected = (2 - 2 * np.cos(np.radians(50)) + 2 - 2 * np.cos(np.radians(10))) / 2
+    assert result["collapse"]["alignment"] == pytest.approx(expected, abs=1e-5)
+    assert 1.0 < result["collapse"]["rank_me"] <= 2.001
+
+
+def test_what_is_missing_is_counted(result: dict[str, Any]) -> None:
+    assert result["held_out"] == {
+        "sessions": 3,
+        "sessions_evaluated": 3,
+        "images_without_embedding": 1,
+    }
+    assert (result["images"], result["images_without_example"]) == (4, 0)
+    assert result["k"] == [1, 2]
+
+
+def test_intervals_hold_their_values(result: dict[str, Any]) -> None:
+    for part in (result["image_to_image"], result["text_to_image"], result["labels"]):
+        for figures in part["methods"].values():
+            for figure in figures.values():
+                assert figure["low"] <= figure["value"] <= figure["high"]
+
+
+def test_the_same_run_gives_the_same_numbers(
+    result: dict[str, Any], run: dict[str, Version]
+) -> None:
+    config = EvaluationConfig(k=[1, 2], bootstrap=50)
+    assert evaluate(**run, config=config, seed=0) == result
+
+
+def test_the_tables_say_what_was_measured(result: dict[str, Any]) -> None:
+    tables = evaluation.tables(result)
+    assert [table.title for table in tables] == [
+        "image to image (4 queries of 2 sessions)",
+        "image to image, recall by slice: recall@2",
+        "text to image (2 queries of 2 sessions)",
+        "text to image, seen queries (1 queries of 1 sessions)",
+        "text to image, unseen queries (1 queries of 1 sessions)",
+        "labels by 5 neighbours (2 test images, 2 labelled)",
+    ]
+    assert tables[0].columns == ["method", "recall@1", "recall@2", "mrr", "ndcg@2"]
+    assert tables[0].rows[2][:2] == ["popularity", "0.625 [0.250, 1.000]"]
+    assert tables[1].columns == ["method", "head (2)", "torso (1)", "tail (1)", "no neighbours (1)"]
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+
+
+def test_without_text_signature_the_baselines_stand_alone(
+    run: dict[str, Version], tmp_path: Path
+) -> None:
+    manifest = {**run["model"].manifest, "signatures": ["features"]}
+    mute = Version(schema.MODEL, "v0001", str(tmp_path), manifest)
+    config = EvaluationConfig(k=[1], bootstrap=0)
+    found = evaluate(**{**run, "model": mute}, config=config, seed=0)
+    assert "trained embedding" not in found["text_to_image"]["methods"]
+    assert found["text_to_image"]["methods"]["popularity"]["mrr"] == {"value": 0.625}
+
+
+def test_embeddings_of_another_model_are_refused(run: dict[str, Version], tmp_path: Path) -> None:
+    for name, fingerprint in (("v0002", "0123456789"), ("v0001", "ffffffffff")):
+        other = Version(schema.MODEL, name, str(tmp_path), {"fingerprint": fingerprint})
+        with pytest.raises(ImgembedError, match="made by model v0001-01234567, not by"):
+            evaluate(**{**run, "model": other}, config=EvaluationConfig(), seed=0)
+
+
+def test_a_run_without_held_out_sessions_still_has_labels(
+    run: dict[str, Version], tmp_path: Path
+) -> None:
+    graph = save_graph(tmp_path, holdout=[])
+    found = evaluate(**{**run, "graph": graph}, config=EvaluationConfig(), seed=0)
+    assert found["image_to_image"]["methods"] == found["text_to_image"]["methods"] == {}
+    assert [table.title.split(" (")[0] for table in evaluation.tables(found)] == [
+        "labels by 5 neighbours"
+    ]
+
+
+def test_of_many_sessions_some_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    rows = [(s, p, f"i{p}", None) for s in range(50) for p in range(2)]
+    graph = save_graph(tmp_path, holdout=rows)
+    drawn = [inputs.read_holdout(graph, max_sessions=10, seed=seed) for seed in (1, 1, 2)]
+    assert [(d.sessions, len(set(d.session))) for d in drawn] == [(50, 10)] * 3
+    assert drawn[0].session.tolist() == drawn[1].session.tolist() != drawn[2].session.tolist()
+
+
+def test_image_queries_are_those_of_a_plain_loop() -> None:
+    generator = np.random.default_rng(0)
+    ids = [str(n) for n in range(8)]
+    rows_of = {name: n if n < 6 else -1 for n, name in enumerate(ids)}
+    session = np.sort(generator.integers(0, 12, 40))
+    image = [ids[n] for n in generator.integers(0, 8, 40)]
+    holdout = inputs.Holdout(session, pa.array(image), pa.nulls(40, pa.string()), 12)
+    queries, missing = evaluation.image_queries(holdout, np.array([rows_of[i] for i in image]))
+    expected, expected_missing = set(), 0
+    for number in set(session.tolist()):
+        of = {i for i, s in zip(image, session, strict=True) if s == number}
+        for name in of if len(of) > 1 else ():
+            if rows_of[name] < 0:
+                expected_missing += 1
+                continue
+            targets = tuple(sorted(rows_of[other] for other in of - {name}))
+            expected.add((number, rows_of[name], targets))
+    found = {
+        (
+            int(queries.session[q]),
+            int(queries.item[q]),
+            tuple(sorted(queries.target[queries.query == q].tolist())),
+        )
+        for q in range(len(queries))
+    }
+    assert (found, missing, len(queries)) == (expected, expected_missing, len(expected))
+
+
+def test_measures_are_those_of_sorting_the_whole_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "CHUNK_BYTES", 1_000)
+    generator = np.random.default_rng(1)
+    vectors = generator.normal(size=(30, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    zeros = np.zeros(30, np.int64)
+    corpus = inputs.Corpus(pa.array([str(n) for n in range(30)]), vectors, zeros, zeros)
+    sets = [generator.choice(30, 4, replace=False) for _ in range(20)]
+    pairs = [(q, t) for q, chosen in enumerate(sets) for t in chosen[1:]]
+    queries = evaluation.Queries(
+        item=np.array([chosen[0] for chosen in sets]),
+        session=np.arange(20),
+        query=np.array([q for q, _ in pairs]),
+        target=np.array([t for _, t in pairs]),
+    )
+    score_rows = methods.without_query(methods.by_cosine(vectors, vectors))
+    found = Measure(EvaluationConfig(k=[5]), 0, corpus).of(score_rows, queries)
+    for row, chosen in zip(found, sets, strict=True):
+        others = [n for n in range(30) if n != chosen[0]]
+        ranking = sorted(others, key=lambda n: -float(vectors[chosen[0]] @ vectors[n]))
+        hits = [place for place, n in enumerate(ranking, 1) if n in chosen[1:]]
+        gain = sum(1 / math.log2(place + 1) for place in hits if place <= 5)
+        ideal = sum(1 / math.log2(place + 1) for place in (1, 2, 3))
+        recall = sum(place <= 5 for place in hits) / 3
+        np.testing.assert_allclose(row, [recall, 1 / hits[0], gain / ideal])
+
+
+def test_links_of_any_weight_stand_before_all_others() -> None:
+    sessions = np.array([5, 9, 0, 3])
+    links = inputs.Links.of(
+        np.array([1, 1, 0, -1]), np.array([2, 3, 2, 0]), np.array([-7, 1e-9, 1, 1])
+    )
+    scores = methods.by_links(links, sessions)(np.array([0, 1, 2]))
+    ranking = np.argsort(-scores, axis=1).tolist()
+    assert ranking == [[2, 1, 0, 3], [3, 2, 1, 0], [1, 0, 3, 2]]
+
+
+def test_raw_features_of_pictures_are_means_of_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    records = []
+    for name, picture in zip("abc", pixels, strict=True):
+        sink = io.BytesIO()
+        Image.fromarray(picture).save(sink, "PNG")
+        records.append(example({"image_id": name.encode(), "image": sink.getvalue()}))
+    splits = {"train": records[:2], "validation": records[2:], "test": []}
+    examples = save_examples(tmp_path, splits, feature_dim=None)
+    zeros = np.zeros(4, np.int64)
+    corpus = inputs.Corpus(pa.array(["c", "a", "z", "b"]), np.zeros((4, 2)), zeros, zeros)
+    content = inputs.read_content(examples, corpus)
+    small = pixels.reshape(3, 16, 2, 16, 2, 3).mean(axis=(2, 4)).reshape(3, 768)
+    centred = small - small.mean(axis=0)
+    expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(content.raw[[1, 3, 0]], expected, atol=1e-4)
+    assert not content.raw[2].any()
+    assert content.found == 3
+    assert set(itertools.chain(content.train_label, content.test_label)) == {schema.NO_LABEL}

@@ -1,0 +1,167 @@
+"""Search among embeddings: exactness, ties, ids that are not there, and queries by the model."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import schema
+from pipeline.artifacts import Version
+from pipeline.embeddings import search
+from pipeline.embeddings.search import QueryEncoder, SearchIndex
+from pipeline.errors import ImgembedError
+
+
+def unit(*angles: float) -> np.ndarray:
+    """Unit vectors at angles in degrees, [n, 2]."""
+    radians = np.radians(np.array(angles))
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+def save_embeddings(folder: Path, rows: dict[str, np.ndarray], dim: int = 2) -> Version:
+    """A committed version with two shards, the ids dealt out in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = schema.embedding_schema("image_id", dim)
+    for shard in range(2):
+        part = sorted(rows)[shard::2]
+        columns = [part, [rows[name].tolist() for name in part], ["v0001-01234567"] * len(part)]
+        table = pa.table(
+            [pa.array(c, f.type) for c, f in zip(columns, wanted, strict=True)], wanted
+        )
+        pq.write_table(table, folder / schema.shard_name("images", shard, 2, "parquet"))
+    manifest = {"dim": dim, "model_version": "v0001-01234567"}
+    return Version(schema.EMBEDDINGS, "v0001", str(folder), manifest)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> SearchIndex:
+    names = ["bridge", "castle", "dune", "élan"]
+    return SearchIndex.open(
+        save_embeddings(tmp_path, dict(zip(names, unit(0, 30, 90, 180), strict=True)))
+    )
+
+
+def test_the_nearest_come_first_with_their_cosines(index: SearchIndex) -> None:
+    hits = index.search(unit(0)[0], 3)
+    assert [hit.image_id for hit in hits] == ["bridge", "castle", "dune"]
+    assert [hit.score for hit in hits] == pytest.approx([1.0, np.cos(np.pi / 6), 0.0], abs=1e-6)
+
+
+def test_excluded_images_are_no_answer(index: SearchIndex) -> None:
+    hits = index.search(unit(0)[0], 2, exclude=["bridge", "bridge", "nowhere"])
+    assert [hit.image_id for hit in hits] == ["castle", "dune"]
+
+
+def test_a_k_beyond_the_index_gives_all_of_it(index: SearchIndex) -> None:
+    assert len(index.search(unit(0)[0], 100)) == 4
+    assert index.search(unit(0)[0], 1, exclude=index.ids) == []
+
+
+def test_a_k_below_one_is_refused(index: SearchIndex) -> None:
+    with pytest.raises(ImgembedError, match=r"^k: 0 is too small"):
+        index.search(unit(0)[0], 0)
+
+
+def test_an_empty_index_has_no_answer(tmp_path: Path) -> None:
+    empty = SearchIndex.open(save_embeddings(tmp_path, {}))
+    assert empty.search(unit(0)[0], 5) == []
+    with pytest.raises(ImgembedError, match=r"image id 'a': not among the embeddings$"):
+        empty.vector_of("a")
+
+
+def test_a_vector_of_another_length_is_refused(index: SearchIndex) -> None:
+    with pytest.raises(ImgembedError, match="3 dimensions, the embeddings have 2"):
+        index.search(np.ones(3, np.float32), 1)
+
+
+def test_an_unknown_id_is_answered_with_similar_ones(index: SearchIndex) -> None:
+    with pytest.raises(ImgembedError, match=r"'brigde': not among.*did you mean 'bridge'"):
+        index.vector_of("brigde")
+    np.testing.assert_array_equal(index.vector_of("dune"), unit(90)[0])
+
+
+def test_equal_images_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(300, 17)).astype(np.float32)
+    vectors[::3] = vectors[0]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = {f"{number:03}": vector for number, vector in enumerate(vectors)}
+    twins = SearchIndex.open(save_embeddings(tmp_path, rows, dim=17))
+    hits = twins.search(vectors[0], 40)
+    assert [hit.image_id for hit in hits] == [f"{number:03}" for number in range(0, 120, 3)]
+    assert len({hit.score for hit in hits}) == 1
+
+
+@pytest.mark.parametrize("k", [1, 7, 199, 200])
+def test_the_answers_are_those_of_a_full_sort(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "RESCORED_ROWS", 3)
+    matrix = np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    scores = matrix.astype(np.float64) @ matrix[5].astype(np.float64)
+    rows, found = search.best_rows(matrix, matrix[5], k)
+    assert rows.tolist() == sorted(range(200), key=lambda row: -scores[row])[:k]
+    np.testing.assert_allclose(found, np.sort(scores)[::-1][:k])
+
+
+def test_several_queries_are_their_normalized_sum() -> None:
+    np.testing.assert_allclose(search.combine(unit(0, 90)), unit(45)[0], atol=1e-6)
+    with pytest.raises(ImgembedError, match="cancel each other"):
+        search.combine(unit(0, 180))
+
+
+def test_a_search_by_id_loads_neither_beam_nor_tensorflow(tmp_path: Path) -> None:
+    save_embeddings(tmp_path, {"a": unit(0)[0]})
+    program = (
+        "import sys; from pipeline.artifacts import Version; "
+        "from pipeline.embeddings.search import QueryEncoder, SearchIndex; "
+        f"v = Version('embeddings', 'v0001', {str(tmp_path)!r}, "
+        "{'dim': 2, 'model_version': 'v0001'}); "
+        "encoder = QueryEncoder.open(Version('model', 'v0001', '', {}), v); "
+        "index = SearchIndex.open(v); index.search(index.vector_of('a'), 1); "
+        "print([m for m in ('apache_beam', 'tensorflow') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
+
+
+def test_a_model_that_did_not_make_the_embeddings_is_refused(tmp_path: Path) -> None:
+    embeddings = save_embeddings(tmp_path, {})
+    newer = Version(schema.MODEL, "v0002", "", {"fingerprint": "ffffffffffff"})
+    with pytest.raises(ImgembedError, match=r"made by model v0001-01234567.*is v0002-ffffffff"):
+        QueryEncoder.open(newer, embeddings)
+
+
+def png(color: tuple[int, int, int]) -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (40, 30), color).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def test_words_and_pictures_become_unit_vectors(tmp_path: Path) -> None:
+    from tiny_model import DIM, save_model
+
+    model = save_model(tmp_path / "model")
+    encoder = QueryEncoder.open(model, save_embeddings(tmp_path / "embeddings", {}))
+    red = encoder.embed_picture(png((255, 0, 0)), max_pixels=10_000)
+    for vector in (encoder.embed_text("red bridge"), red):
+        assert vector.shape == (DIM,)
+        assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(ImgembedError, match="not a picture"):
+        encoder.embed_picture(b"GI am no picture", max_pixels=10_000)
+    with pytest.raises(ImgembedError, match="is empty"):
+        encoder.embed_text("  ")
+
+
+def test_a_model_without_a_text_tower_says_so() -> None:
+    model = Version(schema.MODEL, "v0001", "run/model/v0001", {"signatures": ["features"]})
+    with pytest.raises(ImgembedError, match="no signature 'text', which a search by text needs"):
+        QueryEncoder(model).embed_text("red")
+    with pytest.raises(ImgembedError, match="no signature 'image'"):
+        QueryEncoder(model).embed_picture(b"", max_pixels=1)

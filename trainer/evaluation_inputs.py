@@ -1,0 +1,300 @@
+"""What an evaluation reads from a run, as numpy arrays over one corpus.
+
+In: the committed versions of a run. Out: the corpus (every image that has an embedding), and all
+else with image ids replaced by their row in the corpus, -1 for an image that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import schema
+from pipeline.artifacts import Version
+from pipeline.errors import ImgembedError
+
+RAW_SIDE = 16  # pixels; pictures are shrunk to a square of this side
+NO_ROW = -1
+_READ_BATCH = 256
+_TEXT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Images with an embedding, in an order drawn by the seed: ties are broken by this order.
+
+    ids: [n] string. vectors: [n, dim] float32, unit norm. sessions, degree: [n] int64, of the
+    training sessions and of the graph; 0 for an image that is not in the graph.
+    """
+
+    ids: pa.Array
+    vectors: np.ndarray
+    sessions: np.ndarray
+    degree: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows_of(self, image_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """The row of each image in the corpus, NO_ROW where it has none. [m] -> [m] int64."""
+        return rows_in(image_ids, self.ids)
+
+
+def rows_in(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> np.ndarray:
+    """Where each value stands in `among`, -1 where it does not. [m] -> [m] int64."""
+    found = pc.fill_null(pc.index_in(values, value_set=among), NO_ROW)
+    return np.asarray(found).astype(np.int64)
+
+
+def check_model(embeddings: Version, model: Version) -> None:
+    """ImgembedError where the embeddings are another model's than the run's."""
+    made_by, _, fingerprint = str(embeddings.manifest["model_version"]).partition("-")
+    if made_by != model.name or not model.manifest.get("fingerprint", "").startswith(fingerprint):
+        raise ImgembedError(
+            f"embeddings {embeddings.path}: were made by model {made_by}-{fingerprint}, not by "
+            f"{model.path}; make them anew with: {schema.STAGE_COMMANDS[schema.EMBEDDINGS]}"
+        )
+
+
+def read_table(version: Version, prefix: str, wanted: pa.Schema) -> pa.Table:
+    """All rows of a version's Parquet shards, in the columns of `wanted`."""
+    import tensorflow as tf
+
+    tables = [wanted.empty_table()]
+    for path in version.shards(prefix):
+        with tf.io.gfile.GFile(path, "rb") as file:
+            table = pq.read_table(pa.BufferReader(file.read()), columns=wanted.names)
+        tables.append(table.cast(wanted))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def read_vectors(embeddings: Version, prefix: str, key: str) -> tuple[pa.Array, np.ndarray]:
+    """Keys in ascending order and their vectors [n, dim] float32."""
+    table = read_table(embeddings, prefix, schema.embedding_schema(key, embeddings.manifest["dim"]))
+    table = table.sort_by(key).combine_chunks()
+    flat = _single(table["embedding"]).flatten().to_numpy()
+    return _single(table[key]), flat.reshape(table.num_rows, embeddings.manifest["dim"])
+
+
+def _single(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def read_corpus(*, embeddings: Version, graph: Version, seed: int) -> Corpus:
+    """The corpus; ImgembedError where nothing is embedded."""
+    ids, vectors = read_vectors(embeddings, schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
+    if len(ids) == 0:
+        raise ImgembedError(
+            f"embeddings {embeddings.path}: hold no image, so there is nothing to rank; "
+            f"make them anew with: {schema.STAGE_COMMANDS[schema.EMBEDDINGS]}"
+        )
+    order = np.random.default_rng(seed).permutation(len(ids))
+    ids = ids.take(pa.array(order))
+    nodes = read_table(graph, schema.NODES, schema.NODE_SCHEMA)
+    at = rows_in(ids, _single(nodes["image_id"]))
+    counts = [
+        np.where(at >= 0, np.append(nodes[name].to_numpy(), 0)[at], 0)
+        for name in ("sessions", "degree")
+    ]
+    return Corpus(ids, vectors[order], *counts)
+
+
+@dataclass(frozen=True)
+class Links:
+    """Weighted links from owners (images or texts) to images of the corpus, sorted by owner.
+
+    owner, column: [links] int64. weight: [links] float64, a larger one is stronger.
+    """
+
+    owner: np.ndarray
+    column: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def of(cls, owner: np.ndarray, column: np.ndarray, weight: np.ndarray) -> Links:
+        """The links whose two ends are known."""
+        known = np.flatnonzero((owner >= 0) & (column >= 0))
+        order = known[np.argsort(owner[known], kind="stable")]
+        return cls(owner[order], column[order], weight[order].astype(np.float64))
+
+    def of_owners(self, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The links of some owners: (place in `owners`, place among the links), [found] each."""
+        starts = np.searchsorted(self.owner, owners)
+        counts = np.searchsorted(self.owner, owners, side="right") - starts
+        place = np.repeat(np.arange(len(owners)), counts)
+        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return place, starts[place] + within
+
+
+def read_edges(graph: Version, corpus: Corpus) -> Links:
+    """The graph's edges among images of the corpus, owned by their source."""
+    edges = read_table(graph, schema.EDGES, schema.EDGE_SCHEMA)
+    ends = (corpus.rows_of(edges["src"]), corpus.rows_of(edges["dst"]))
+    return Links.of(*ends, edges["weight"].to_numpy())
+
+
+def read_clicks(graph: Version, corpus: Corpus, texts: pa.Array) -> tuple[Links, np.ndarray]:
+    """Clicks of the training sessions, owned by text, and which texts were seen in them.
+
+    texts: [t] string. Weights are sessions. Returns links and [t] bool.
+    """
+    clicks = read_table(graph, schema.QUERIES, schema.QUERY_SCHEMA)
+    owner = rows_in(clicks["query"], texts)
+    seen = np.zeros(len(texts), bool)
+    seen[owner[owner >= 0]] = True
+    rows = corpus.rows_of(clicks["image_id"])
+    return Links.of(owner, rows, clicks["sessions"].to_numpy()), seen
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Held-out sessions that are evaluated.
+
+    session: [clicks] int64. image_id: [clicks] string. query: [clicks] string, null where the log
+    has none. sessions: how many there are before the draw.
+    """
+
+    session: np.ndarray
+    image_id: pa.Array
+    query: pa.Array
+    sessions: int
+
+
+def read_holdout(graph: Version, *, max_sessions: int, seed: int) -> Holdout:
+    """At most `max_sessions` held-out sessions, drawn by the seed; each image of one once."""
+    table = read_table(graph, schema.HOLDOUT, schema.HOLDOUT_SCHEMA)
+    table = table.sort_by([("session", "ascending"), ("position", "ascending")])
+    session = table["session"].to_numpy()
+    distinct = np.unique(session)
+    if len(distinct) > max_sessions:
+        drawn = np.random.default_rng(seed).choice(distinct, max_sessions, replace=False)
+        kept = np.isin(session, drawn)
+        table, session = table.filter(pa.array(kept)), session[kept]
+    return Holdout(session, _single(table["image_id"]), _single(table["query"]), len(distinct))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the examples say of the images of the corpus.
+
+    raw: [n, features] float32, centred and of unit norm; 0 for an image without an example.
+    train_label, test_label: [n] int64, NO_LABEL where there is none in that split.
+    found: images of the corpus that have an example.
+    """
+
+    raw: np.ndarray
+    train_label: np.ndarray
+    test_label: np.ndarray
+    found: int
+
+
+def read_content(examples: Version, corpus: Corpus) -> Content:
+    """Raw features and labels of the corpus, from the examples of all splits."""
+    raw: np.ndarray | None = None
+    labels = {split: np.full(len(corpus), schema.NO_LABEL) for split in schema.SPLITS}
+    present = np.zeros(len(corpus), bool)
+    for split, batch in _batches(examples):
+        rows = corpus.rows_of(pa.array(batch["image_id"], pa.binary()).cast(pa.string()))
+        known = rows >= 0
+        if raw is None:
+            raw = np.zeros((len(corpus), batch["raw"].shape[1]), np.float32)
+        raw[rows[known]] = batch["raw"][known]
+        labels[split][rows[known]] = batch["label"][known]
+        present[rows[known]] = True
+    if raw is None:
+        raise ImgembedError(
+            f"examples {examples.path}: hold no example; make them anew with: "
+            f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}"
+        )
+    train, _, test = (labels[split] for split in schema.SPLITS)
+    return Content(_centred(raw, present), train, test, int(present.sum()))
+
+
+def _centred(raw: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Rows minus their mean, of unit norm; 0 where not present or where nothing is left."""
+    if present.any():
+        raw[present] -= raw[present].mean(axis=0, dtype=np.float64).astype(np.float32)
+    norms = np.linalg.norm(raw, axis=1, keepdims=True)
+    return np.divide(raw, norms, out=np.zeros_like(raw), where=norms > 1e-6)
+
+
+def _batches(examples: Version) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(split, {image_id, raw, label}) of many examples each; labels are those of the split."""
+    import tensorflow as tf
+
+    feature_dim = examples.manifest["feature_dim"]
+    compression = {"gzip": "GZIP", "none": ""}[examples.manifest["compression"]]
+    content = schema.content_feature(feature_dim)
+    spec = _parse_spec((schema.IMAGE_ID, content, schema.LABEL, schema.HELDOUT_LABEL))
+
+    def parse(serialized: Any) -> dict[str, Any]:
+        parsed = tf.io.parse_example(serialized, spec)
+        values = parsed[content.name]
+        raw = _shrunk(values) if feature_dim is None else values
+        return {
+            "image_id": parsed[schema.IMAGE_ID.name],
+            "raw": raw,
+            "label": parsed[schema.LABEL.name],
+            "heldout": parsed[schema.HELDOUT_LABEL.name],
+        }
+
+    for split in schema.SPLITS:
+        if paths := examples.shards(split):
+            records = tf.data.TFRecordDataset(paths, compression_type=compression)
+            for batch in records.batch(_READ_BATCH).map(parse).as_numpy_iterator():
+                label = batch["label" if split == schema.SPLITS[0] else "heldout"]
+                yield split, {**batch, "label": label}
+
+
+def _parse_spec(features: Sequence[schema.Feature]) -> dict[str, Any]:
+    import tensorflow as tf
+
+    types = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
+    spec = {}
+    for feature in features:
+        default = feature.default if feature.shape == () else None
+        spec[feature.name] = tf.io.FixedLenFeature(feature.shape, types[feature.dtype], default)
+    return spec
+
+
+def _shrunk(pictures: Any) -> Any:
+    """[batch] string of encoded pictures -> [batch, RAW_SIDE * RAW_SIDE * 3] float32."""
+    import tensorflow as tf
+
+    def shrink(picture: Any) -> Any:
+        pixels = tf.io.decode_image(picture, channels=3, expand_animations=False)
+        small = tf.image.resize(pixels, (RAW_SIDE, RAW_SIDE), method="area")
+        return tf.reshape(small, [RAW_SIDE * RAW_SIDE * 3])
+
+    return tf.map_fn(shrink, pictures, fn_output_signature=tf.float32)
+
+
+def read_text_vectors(embeddings: Version, model: Version, texts: pa.Array) -> np.ndarray:
+    """Vectors of texts [t, dim]: the published ones as exported, the others from the model."""
+    keys, published = read_vectors(embeddings, schema.QUERY_EMBEDDINGS, "query")
+    at = rows_in(texts, keys)
+    vectors = np.empty((len(texts), published.shape[1]), np.float32)
+    vectors[at >= 0] = published[at[at >= 0]]
+    new = np.flatnonzero(at < 0)
+    if len(new):
+        vectors[new] = _encode_texts(model, texts.take(pa.array(new)).to_pylist())
+    return vectors
+
+
+def _encode_texts(model: Version, texts: list[str]) -> np.ndarray:
+    import tensorflow as tf
+
+    saved_model = tf.saved_model.load(model.file(schema.SAVED_MODEL_FOLDER))
+    encode = saved_model.signatures[schema.TEXT_SIGNATURE]
+    parts = []
+    for start in range(0, len(texts), _TEXT_BATCH):
+        batch = tf.constant(texts[start : start + _TEXT_BATCH])
+        parts.append(encode(**{schema.TEXT_SIGNATURE: batch})[schema.EMBEDDING_OUTPUT].numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,144 @@
+"""The model: batches of seeds, neighbours and texts in, embeddings and the terms of the loss out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer import gnn, losses
+from trainer.config import ModelConfig, TrainingConfig
+from trainer.encoders import FeatureTower, PictureTower, TextTower
+
+TERMS = ("supervised", "graph_regularization", "edge_contrast", "text_contrast")
+SEED_MONITOR = "mean_cosine"  # of random seeds: the measure of collapse
+
+
+class EmbeddingModel(keras.Model):
+    """One space for images and texts, shaped by labels, by the graph and by clicks.
+
+    Called on a batch of `trainer.dataset`, gives a dict: `seeds` [batch, dim], `neighbors`
+    [batch, n, dim] (zeros = none), `texts` [batch, dim] where there is a text tower, `logits`
+    [batch, classes] where there are classes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        training: TrainingConfig,
+        *,
+        feature_dim: int | None,
+        num_classes: int,
+        num_tokens: int,
+    ) -> None:
+        """feature_dim: None for pictures; num_tokens: 0 leaves the text tower out."""
+        super().__init__(name="embedding_model")
+        self.supports_jit = False  # the number of images differs from batch to batch
+        self._weights_of_terms = {
+            term: getattr(training, term)
+            for term in TERMS
+            if (num_classes or term != "supervised") and (num_tokens or term != "text_contrast")
+        }
+        self._temperature = training.temperature
+        self._distance = gnn.DistanceConfig(training.distance)
+        self.image_tower = _image_tower(config, feature_dim)
+        self.text_tower = _text_tower(config, num_tokens) if num_tokens else None
+        self.class_head = keras.layers.Dense(num_classes) if num_classes else None
+        self._means = {name: keras.metrics.Mean(name=name) for name in self._reported()}
+
+    def _reported(self) -> list[str]:
+        used = [term for term, weight in self._weights_of_terms.items() if weight]
+        return [*used, SEED_MONITOR]
+
+    def trains(self, *terms: str) -> bool:
+        """Whether one of these terms has a weight, and what it needs is there."""
+        return any(self._weights_of_terms.get(term, 0.0) > 0 for term in terms)
+
+    def call(
+        self, inputs: Mapping[str, tf.Tensor], training: bool | None = None
+    ) -> dict[str, tf.Tensor]:
+        seeds, neighbors = self._embed_images(inputs, training)
+        outputs = {"seeds": seeds, "neighbors": neighbors}
+        if self.text_tower is not None:
+            outputs["texts"] = self.text_tower(inputs["tokens"], training=training)
+        if self.class_head is not None:
+            outputs["logits"] = self.class_head(seeds)
+        return outputs
+
+    def _embed_images(
+        self, inputs: Mapping[str, tf.Tensor], training: bool | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Seeds and those neighbours that there are, in one pass through the tower."""
+        seeds, weights = inputs["content"], inputs["neighbor_weight"]
+        present = weights > 0
+        neighbors = tf.boolean_mask(inputs["neighbor_content"], present)
+        embedded = self.image_tower(tf.concat([seeds, neighbors], axis=0), training=training)
+        batch = tf.shape(seeds)[0]
+        shape = tf.concat([tf.shape(weights, tf.int64), [embedded.shape[-1]]], axis=0)
+        spread = tf.scatter_nd(tf.where(present), embedded[batch:], shape)
+        return embedded[:batch], tf.ensure_shape(spread, [None, None, embedded.shape[-1]])
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """The weighted sum of the terms; each is reported under its name, unweighted."""
+        total = tf.constant(0.0)
+        for term, weight in self._weights_of_terms.items():
+            if weight:
+                value = self._term(term, x, y_pred)
+                self._means[term].update_state(value)
+                total += weight * value
+        self._means[SEED_MONITOR].update_state(losses.mean_cosine(y_pred["seeds"]))
+        return total
+
+    def _term(
+        self, term: str, x: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]
+    ) -> tf.Tensor:
+        if term == "supervised":
+            return losses.supervised(outputs["logits"], x["label"])
+        if term == "graph_regularization":
+            return gnn.graph_loss(
+                outputs["seeds"], outputs["neighbors"], x["neighbor_weight"], self._distance
+            )
+        if term == "edge_contrast":
+            return losses.edge_contrast(
+                outputs["seeds"],
+                outputs["neighbors"],
+                seed_ids=x["id"],
+                neighbor_ids=x["neighbor_id"],
+                graph_ids=x["graph_id"],
+                seed_labels=x["label"],
+                neighbor_labels=x["neighbor_label"],
+                temperature=self._temperature,
+            )
+        return losses.text_contrast(
+            outputs["texts"],
+            outputs["seeds"],
+            text_ids=x["text_id"],
+            image_text_ids=x["seed_text_id"],
+            image_ids=x["id"],
+            graph_ids=x["graph_id"],
+            temperature=self._temperature,
+        )
+
+
+def _image_tower(config: ModelConfig, feature_dim: int | None) -> keras.Model:
+    if feature_dim is None:
+        return PictureTower(dim=config.dim, filters=config.image_filters, dropout=config.dropout)
+    return FeatureTower(dim=config.dim, hidden=config.feature_hidden, dropout=config.dropout)
+
+
+def _text_tower(config: ModelConfig, num_tokens: int) -> keras.Model:
+    return TextTower(
+        dim=config.dim,
+        num_tokens=num_tokens,
+        token_dim=config.token_dim,
+        dropout=config.dropout,
+    )
