@@ -61,7 +61,8 @@ def _queries(data: str) -> tuple[list[str], list[str]]:
     intents = sorted({str(row["intent"]) for row in truth.values()})
     cold = sorted(image_id for image_id, row in truth.items() if row["cold"])
     ids = cold or sorted(truth)
-    step = max(1, len(intents) // _TEXT_ROWS)
+    # One more than an even step: an even one would meet the same shape again and again.
+    step = max(1, len(intents) // _TEXT_ROWS + 1)
     return intents[step // 2 :: step][:_TEXT_ROWS], ids[:_IMAGE_ROWS]
 
 
@@ -91,7 +92,7 @@ def _report(
     evaluation: Version, sheet: str, run_dir: str, texts: Sequence[str], ids: Sequence[str]
 ) -> str:
     return (
-        f"{summaries.summarize(evaluation)}\n\n"
+        f"{summaries.evaluation_tables(evaluation, details=False)}\n\n"
         f"Where to look:\n"
         f"  {sheet}: queries and their results, right ones in green\n"
         f"  {os.path.join(run_dir, schema.MODEL)}: the model; tensorboard --logdir there\n"

@@ -55,6 +55,9 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(str(error), 2)
     except ImgembedError as error:
         return _fail(str(error), 1)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.UsageError as error:
         hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
         return _fail(error.format_message() + hint, 2)

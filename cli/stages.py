@@ -60,12 +60,19 @@ class Stages:
             schema.GRAPH,
             "Building the graph",
             settings=self._sections("sessions", "holdout", "graph"),
-            inputs=[config.sessions.path],
+            inputs=storage.list_files(config.sessions.path),
             build=build,
         )
 
+    def check_catalog(self) -> None:
+        """Looks at the catalog's first rows; what is wrong is said before hours of work."""
+        from pipeline.examples import catalog
+
+        catalog.inspect(self.config.images)
+
     def examples(self) -> Version:
         """Catalog and graph to neighbour-augmented TFRecords."""
+        from pipeline.examples import catalog
         from pipeline.examples.job import build_examples
         from pipeline.runner import make_pipeline
 
@@ -73,6 +80,7 @@ class Stages:
         graph = self.run.require(schema.GRAPH)
         if not config.images.path:
             raise ConfigError("images.path: no catalog named; give --images PATH")
+        files = catalog.input_files(config.images)
 
         def build(new: NewVersion) -> dict[str, Any]:
             return build_examples(
@@ -81,7 +89,7 @@ class Stages:
                 seed=config.seed,
                 graph=graph,
                 out=new,
-                shards=self._shards(config.images.path),
+                shards=self._shards(files, config.images),
                 make_pipeline=functools.partial(make_pipeline, config.runner),
             )
 
@@ -89,7 +97,7 @@ class Stages:
             schema.EXAMPLES,
             "Writing the examples",
             settings=self._sections("images", "examples"),
-            inputs=[config.images.path],
+            inputs=files,
             upstream=[graph],
             build=build,
         )
@@ -120,10 +128,11 @@ class Stages:
             build=build,
         )
 
-    def _shards(self, path: str | None) -> int:
+    def _shards(self, files: Sequence[storage.FileInfo], images: ImagesConfig) -> int:
+        from pipeline.examples.catalog import prepared_bytes
         from pipeline.writing import shard_count
 
-        size = sum(info.size for info in storage.list_files(path or ""))
+        size = prepared_bytes(files, images.image_size)
         return shard_count(self.config.runner.shards, size)
 
     def catalog(self) -> ImagesConfig:
@@ -138,12 +147,14 @@ class Stages:
     def export(self) -> Version:
         """Catalog and model to embeddings."""
         from pipeline.embeddings.job import export_embeddings
+        from pipeline.examples import catalog
         from pipeline.runner import make_pipeline
 
         config = self.config
         model = self.run.require(schema.MODEL)
         graph = self.run.current(schema.GRAPH)
         images = self.catalog()
+        files = catalog.input_files(images)
 
         def build(new: NewVersion) -> dict[str, Any]:
             return export_embeddings(
@@ -152,7 +163,7 @@ class Stages:
                 model=model,
                 graph=graph,
                 out=new,
-                shards=self._shards(images.path),
+                shards=self._shards(files, images),
                 make_pipeline=functools.partial(make_pipeline, config.runner),
             )
 
@@ -160,7 +171,7 @@ class Stages:
             schema.EMBEDDINGS,
             "Embedding the catalog",
             settings={"images": images.model_dump(), "export": config.export.model_dump()},
-            inputs=[str(images.path)],
+            inputs=files,
             upstream=[model, *([graph] if graph else [])],
             build=build,
         )
@@ -197,14 +208,13 @@ class Stages:
         *,
         settings: Mapping[str, Any],
         build: Callable[[NewVersion], Mapping[str, Any]],
-        inputs: Sequence[str] = (),
+        inputs: Sequence[storage.FileInfo] = (),
         upstream: Sequence[Version] = (),
     ) -> Version:
         """The stage's version: the one in force if nothing changed, else a new one."""
         settings = {**settings, "seed": self.config.seed}
-        files = [info for path in inputs for info in storage.list_files(path)]
         mark = fingerprint(
-            config=settings, inputs=files, upstream=upstream, code=version("imgembed")
+            config=settings, inputs=inputs, upstream=upstream, code=version("imgembed")
         )
         current = self.run.current(stage)
         if current and not self.force and current.manifest.get("fingerprint") == mark:

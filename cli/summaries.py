@@ -18,7 +18,7 @@ from pipeline.artifacts import Version
 if TYPE_CHECKING:
     from trainer.evaluate import Table as EvaluationTable
 
-_TABLE_WIDTH = 140
+_TABLE_WIDTH = 160
 
 
 def summarize(version: Version) -> str:
@@ -50,11 +50,25 @@ def _reasons(rejected: Mapping[str, int]) -> str:
 
 
 def _model(version: Version) -> str:
-    metrics = version.manifest.get("metrics", {})
-    shown = ", ".join(
-        f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)
+    manifest = version.manifest
+    measured = ", ".join(
+        f"{name.removeprefix('validation_')} {value:.4f}"
+        for name, value in manifest["metrics"].items()
+        if name.startswith("validation_")
     )
-    return f"{version.manifest['dim']} dimensions; {shown}"
+    return (
+        f"{manifest['parameters']:,} parameters, {manifest['dim']} dimensions; best of "
+        f"{manifest['epochs']} epochs was {manifest['best_epoch']}\n"
+        f"  on the validation split: {measured or 'nothing to measure'}"
+    )
+
+
+def _embeddings(version: Version) -> str:
+    counts = version.manifest["counts"]
+    return (
+        f"{counts['images']:,} images and {counts['queries']:,} queries, "
+        f"{version.manifest['dim']} dimensions{_rejected(version.manifest)}"
+    )
 
 
 def _examples(version: Version) -> str:
@@ -70,19 +84,27 @@ def _rejected(manifest: Mapping[str, Any]) -> str:
 
 
 def _evaluation(version: Version) -> str:
+    return "\n" + evaluation_tables(version)
+
+
+def evaluation_tables(version: Version, *, details: bool = True) -> str:
+    """The tables of metrics.json; without details, only those of all queries."""
     from trainer.evaluate import tables
 
     with storage.open_read(version.file(schema.METRICS_FILE)) as file:
-        content = json.load(file)
+        found = tables(json.load(file))
     console = Console(width=_TABLE_WIDTH, file=io.StringIO())
     with console.capture() as capture:
-        for table in tables(content):
-            console.print(_rich_table(table))
-    return "\n" + capture.get().rstrip()
+        for table in found:
+            if details or not table.detail:
+                console.print(Text(table.title, style="bold"))
+                console.print(_rich_table(table))
+    # Rich fills lines up with spaces.
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
 def _rich_table(table: EvaluationTable) -> RichTable:
-    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=SIMPLE)
+    shown = RichTable(box=SIMPLE)
     for number, column in enumerate(table.columns):
         shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in table.rows:
@@ -94,5 +116,6 @@ _DESCRIPTIONS: Mapping[str, Callable[[Version], str]] = {
     schema.GRAPH: _graph,
     schema.EXAMPLES: _examples,
     schema.MODEL: _model,
+    schema.EMBEDDINGS: _embeddings,
     schema.EVALUATION: _evaluation,
 }

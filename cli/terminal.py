@@ -24,6 +24,8 @@ from rich.text import Text
 from pipeline import progress, schema, storage
 from pipeline.errors import ImgembedError
 
+_VALIDATION = "validation_"
+
 
 class Terminal:
     """Progress for people: a live line on a terminal, plain lines elsewhere, nothing if quiet."""
@@ -119,8 +121,9 @@ class EpochLines:
             self._bar.update(self._task, completed=step, total=steps)
 
     def on_epoch(self, epoch: int, epochs: int, figures: dict[str, float]) -> None:
-        """An epoch is done; figures are printed in their order."""
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        """An epoch is done: shows the loss, and what was measured on the validation split."""
+        kept = {n: v for n, v in figures.items() if n == "loss" or n.startswith(_VALIDATION)}
+        shown = "  ".join(f"{n.removeprefix(_VALIDATION)} {v:.4f}" for n, v in kept.items())
         self._terminal.say(f"  epoch {epoch}/{epochs}  [dim]{shown}[/]")
 
 

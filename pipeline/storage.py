@@ -24,6 +24,17 @@ class FileInfo:
     modified: float
 
 
+def describe(path: str) -> FileInfo:
+    """What `list_files` would say of one file; for a file in a bucket only its path, unasked."""
+    if not is_local(path):
+        return FileInfo(path, 0, 0.0)
+    try:
+        found = os.stat(path)
+    except OSError:  # it is missing; whoever reads it will say so
+        return FileInfo(path, 0, 0.0)
+    return FileInfo(path, found.st_size, found.st_mtime)
+
+
 def is_local(path: str) -> bool:
     """Whether a path names no file system, such as `gs://`."""
     return "://" not in path
@@ -61,10 +72,7 @@ def list_files(path: str) -> list[FileInfo]:
     Names that begin with a dot or an underscore are hidden, as they are for Spark and Hive.
     """
     if is_local(path):
-        found = [
-            FileInfo(name, os.path.getsize(name), os.path.getmtime(name))
-            for name in _local_files(path)
-        ]
+        found = [describe(name) for name in _local_files(path)]
     else:
         found = _bucket_files(path)
     return sorted(

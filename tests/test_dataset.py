@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_examples
 
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
-from tests import tiny_examples
 from trainer import dataset
 from trainer.dataset import ExampleFiles
 
@@ -199,6 +199,11 @@ def test_a_metric_over_the_records_is_right_for_it_sees_no_step_without_data(
     )
     assert history.history["steps"] == [3.0, 3.0]
     assert int(model.optimizer.iterations) == 6
+    files = ExampleFiles.open(pictures)
+    evaluation = dataset.evaluation_batches(
+        files, files.transform(), "validation", batch_size=5, neighbors=1
+    )
+    assert model.evaluate(evaluation, verbose=0, return_dict=True)["steps"] == 3.0
 
 
 def test_missing_files_are_named(tmp_path: Path, pictures: Version) -> None:

@@ -296,7 +296,7 @@ def test_texts_are_captions_and_published_queries(pictures):
     assert [text.decode() for text in example["text"]] == ["Picture 0 of it", "blue", "red bridge"]
     assert example["text_weight"] == [1.0, 7.0, 4.0]
     # 24 of 40 images are for training, each with a caption; two queries lead to one of them.
-    assert pictures.version.manifest["texts"] == 26
+    assert pictures.version.manifest["texts"]["train"] == 26
     counts = pictures.version.manifest["counts"]
     assert counts["queries"] == {"read": 3, "skipped": 1}
 

@@ -69,7 +69,9 @@ def nce(positive: float, *negatives: float) -> float:
     return -math.log(math.exp(positive) / sum(math.exp(s) for s in (positive, *negatives)))
 
 
-def test_edge_contrast_takes_all_other_images_of_the_batch_as_negatives_in_both_directions() -> None:
+def test_edge_contrast_takes_all_other_images_of_the_batch_as_negatives_in_both_directions() -> (
+    None
+):
     expected = (
         nce(HALF, 0.0, 0.0)  # seed 1 -> 11; negatives 2, 12
         + nce(1.0, 0.0, HALF)  # seed 2 -> 12; negatives 1, 11

@@ -1,6 +1,10 @@
 """A small examples stage to train on: pictures of one colour, whose neighbours have that colour."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +79,7 @@ def write_examples(
     """Writes all splits; `change` may alter the values of image `index` before they are written."""
     version = folder / "v0001"
     version.mkdir(parents=True)
-    _write_transform(str(version / schema.TRANSFORM_FOLDER), features)
+    shutil.copytree(_transform(features), version / schema.TRANSFORM_FOLDER)
     for split in schema.SPLITS:
         path = version / schema.shard_name(split, 0, 1, "tfrecord.gz")
         with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
@@ -97,7 +101,7 @@ def _manifest(features: bool) -> dict[str, Any]:
         "token_ids": 4 + TOKEN_BUCKETS,  # red, green, blue, plain
         "texts": dict.fromkeys(schema.SPLITS, 20),
         "labelled": {"train": 21, "validation": 0, "test": 0},
-        "counts": {"images_with_neighbors": 48},
+        "counts": {"images": {"with_neighbors": 48}},
     }
 
 
@@ -155,7 +159,11 @@ def _rows(features: bool) -> Iterator[dict[str, Any]]:
         yield {**row, "features": raw_features(index).tolist()} if features else row
 
 
-def _write_transform(folder: str, features: bool) -> None:
+@cache
+def _transform(features: bool) -> str:
+    """The folder of the transform of all these examples, made once."""
+    folder = str(Path(tempfile.mkdtemp()) / schema.TRANSFORM_FOLDER)
+    atexit.register(shutil.rmtree, Path(folder).parent)
     columns = [
         ("label", pa.string()),
         ("text", pa.list_(pa.string())),
@@ -173,3 +181,4 @@ def _write_transform(folder: str, features: bool) -> None:
             transform.Preprocess(max_tokens=100, token_buckets=TOKEN_BUCKETS),
             FEATURE_DIM if features else None,
         )
+    return folder

@@ -26,7 +26,7 @@ class ModelConfig(Section):
         64, description="numbers in an embedding, which has length 1"
     )
     image_filters: Annotated[list[Width], Field(min_length=1, max_length=6)] = Field(
-        [32, 64, 128],
+        [16, 32, 64, 128],
         description="channels of the picture tower, one entry a stage; each stage halves the side",
     )
     feature_hidden: list[Width] = Field(
@@ -42,9 +42,11 @@ class TrainingConfig(Section):
     """How the model learns, and from what."""
 
     epochs: Annotated[int, Field(ge=1)] = Field(
-        30, description="passes over the training split, at most"
+        24, description="passes over the training split, at most"
     )
-    batch_size: Annotated[int, Field(ge=2)] = Field(128, description="seed images a step")
+    batch_size: Annotated[int, Field(ge=2)] = Field(
+        32, description="seed images a step; small ones make more steps of few labels and clicks"
+    )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
         0.002, description="the highest; it rises over the first steps and falls as a cosine"
     )
@@ -62,13 +64,18 @@ class TrainingConfig(Section):
         0.1, description="weight of the distance between neighbours' embeddings"
     )
     edge_contrast: Weight = Field(
-        1.0, description="weight of telling neighbours from the other images of the batch"
+        0.5, description="weight of telling neighbours from the other images of the batch"
     )
     text_contrast: Weight = Field(
         1.0, description="weight of telling an image's texts from those of the other images"
     )
     distance: Literal["l1", "l2", "cosine"] = Field(
         "l2", description="between neighbours in graph_regularization; l2 is squared"
+    )
+    augmentation: Literal["none", "mirror", "turn"] = Field(
+        "mirror",
+        description="of pictures: mirror takes cut-outs and mirrors them; turn also turns them "
+        "upside down and sideways, for pictures without an up and a down",
     )
     shuffle_buffer: Annotated[int, Field(ge=1)] = Field(
         2_048, description="examples shuffled at once, held in memory as they are in the files"

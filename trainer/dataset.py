@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
-
 from trainer.transform import Transform
 
 Batch = dict[str, tf.Tensor]
@@ -67,7 +67,7 @@ class ExampleFiles:
             num_tokens=int(manifest["token_ids"]),
             texts=int(manifest["texts"].get(TRAIN, 0)),
             labelled=int(manifest["labelled"].get(TRAIN, 0)),
-            with_neighbors=int(manifest["counts"]["images_with_neighbors"]),
+            with_neighbors=int(manifest["counts"]["images"]["with_neighbors"]),
         )
 
     def records(self, split: str) -> int:
@@ -205,9 +205,7 @@ def _stack_neighbors(parsed: Batch, examples: ExampleFiles) -> Batch:
     parts = schema.node_features(examples.feature_dim)
     if examples.neighbors == 0:
         batch = tf.shape(parsed[schema.IMAGE_ID.name])[0]
-        none = {
-            part.name: tf.zeros([batch, 0, *part.shape], _DTYPES[part.dtype]) for part in parts
-        }
+        none = {part.name: tf.zeros([batch, 0, *part.shape], _DTYPES[part.dtype]) for part in parts}
         return {"weight": tf.zeros([batch, 0]), **none}
     numbers = range(examples.neighbors)
     names = {"weight": [schema.neighbor_weight(i).name for i in numbers]}
@@ -259,16 +257,16 @@ def _decode(content: tf.Tensor, examples: ExampleFiles) -> tf.Tensor:
         return content
     shape = examples.content_shape
     pictures = tf.map_fn(
-        lambda encoded: tf.ensure_shape(tf.io.decode_image(encoded, 3, expand_animations=False), shape),
+        lambda encoded: tf.ensure_shape(
+            tf.io.decode_image(encoded, 3, expand_animations=False), shape
+        ),
         content,
         fn_output_signature=tf.TensorSpec(shape, tf.uint8),
     )
     return pictures
 
 
-def _decode_present(
-    content: tf.Tensor, present: tf.Tensor, examples: ExampleFiles
-) -> tf.Tensor:
+def _decode_present(content: tf.Tensor, present: tf.Tensor, examples: ExampleFiles) -> tf.Tensor:
     """[batch, n, ...] content of neighbours, decoded where there is one, zeros elsewhere."""
     if examples.feature_dim is not None:
         return tf.where(present[:, :, None], content, 0.0)
@@ -290,7 +288,9 @@ def _texts(parsed: Batch, transform: Transform, draw: tf.Tensor | None) -> Batch
     bags = tf.reduce_sum(word_ids, axis=1) | 1  # sums wrap around; odd, so never 0
     score = tf.math.log(weights.flat_values)
     score = texts.with_flat_values(score + _gumbel(tf.shape(score), draw))
-    any_text = tf.pad(score.to_tensor(float("-inf")), [[0, 0], [0, 1]], constant_values=float("-inf"))
+    any_text = tf.pad(
+        score.to_tensor(float("-inf")), [[0, 0], [0, 1]], constant_values=float("-inf")
+    )
     place = texts.row_starts() + tf.argmax(any_text, axis=1)
     has_text = texts.row_lengths() > 0
     drawn = tf.gather(tokens, tf.boolean_mask(place, has_text))

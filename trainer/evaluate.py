@@ -7,7 +7,7 @@ tables of it that people read. Every image with an embedding is a candidate for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -387,11 +387,15 @@ def collapse(vectors: np.ndarray, edges: inputs.Links, *, seed: int) -> dict[str
 
 @dataclass(frozen=True)
 class Table:
-    """A table to print: a title, the names of the columns, and rows of text."""
+    """A table to print: a title, the names of the columns, and rows of text.
+
+    detail: of a part of the queries that another table has in full.
+    """
 
     title: str
     columns: list[str]
     rows: list[list[str]]
+    detail: bool = False
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
@@ -402,7 +406,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         _slice_table("image to image, recall by slice", images, result["k"]),
         _method_table("text to image", texts, result["k"]),
         *(
-            _method_table(f"text to image, {name} queries", part, result["k"])
+            replace(_method_table(f"text to image, {name} queries", part, result["k"]), detail=True)
             for name, part in texts["slices"].items()
         ),
         _label_table(result[LABELS]),
@@ -434,7 +438,7 @@ def _slice_table(title: str, part: Mapping[str, Any], ks: Sequence[int]) -> Tabl
         if slices
     ]
     columns = [f"{name} ({of['queries']:,})" for name, of in slices.items()]
-    return Table(f"{title}: {measure}", ["method", *columns], rows)
+    return Table(f"{title}: {measure}", ["method", *columns], rows, detail=True)
 
 
 def _label_table(part: Mapping[str, Any]) -> Table:

@@ -10,10 +10,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version, to_json
 from pipeline.errors import ImgembedError
-
 from trainer import serving
 from trainer.config import ModelConfig, TrainingConfig
 from trainer.dataset import (
@@ -83,7 +83,7 @@ def train(
         "content": files.version.manifest["content"],
         "image_size": files.image_size,
         "feature_dim": files.feature_dim,
-        "classes": list(files.classes),
+        "classes": list(files.classes) if network.trains("supervised") else [],
         "parameters": network.count_params(),
         "epochs": len(watch.history),
         "best_epoch": keep.best_epoch,
@@ -91,15 +91,13 @@ def train(
     }
 
 
-def make_model(
-    files: ExampleFiles, model: ModelConfig, training: TrainingConfig
-) -> EmbeddingModel:
+def make_model(files: ExampleFiles, model: ModelConfig, training: TrainingConfig) -> EmbeddingModel:
     """A fresh model for these examples."""
     return EmbeddingModel(
         model,
         training,
         feature_dim=files.feature_dim,
-        num_classes=len(files.classes),
+        num_classes=len(files.classes) if files.labelled else 0,
         num_tokens=files.num_tokens if files.texts else 0,
     )
 
@@ -144,9 +142,7 @@ def _optimizer(training: TrainingConfig, steps: int) -> keras.Optimizer:
         warmup_target=training.learning_rate,
         warmup_steps=warmup,
     )
-    return keras.optimizers.AdamW(
-        rate, weight_decay=WEIGHT_DECAY, global_clipnorm=LARGEST_GRADIENT
-    )
+    return keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY, global_clipnorm=LARGEST_GRADIENT)
 
 
 def _validation(

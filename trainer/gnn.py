@@ -27,6 +27,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from graph_nets import blocks, graphs, modules
+
 from pipeline import schema
 
 Features = Mapping[str, tf.Tensor]

@@ -33,28 +33,32 @@ class EmbeddingModel(keras.Model):
         num_classes: int,
         num_tokens: int,
     ) -> None:
-        """feature_dim: None for pictures; num_tokens: 0 leaves the text tower out."""
+        """feature_dim: None for pictures; num_classes, num_tokens: 0 where there are none.
+
+        Where their term has no weight, classes and texts are left out too: an untrained head's
+        answers would look like any others.
+        """
         super().__init__(name="embedding_model")
         self.supports_jit = False  # the number of images differs from batch to batch
+        missing = {"supervised": num_classes == 0, "text_contrast": num_tokens == 0}
         self._weights_of_terms = {
             term: getattr(training, term)
             for term in TERMS
-            if (num_classes or term != "supervised") and (num_tokens or term != "text_contrast")
+            if getattr(training, term) and not missing.get(term)
         }
         self._temperature = training.temperature
         self._distance = gnn.DistanceConfig(training.distance)
-        self.image_tower = _image_tower(config, feature_dim)
-        self.text_tower = _text_tower(config, num_tokens) if num_tokens else None
-        self.class_head = keras.layers.Dense(num_classes) if num_classes else None
-        self._means = {name: keras.metrics.Mean(name=name) for name in self._reported()}
-
-    def _reported(self) -> list[str]:
-        used = [term for term, weight in self._weights_of_terms.items() if weight]
-        return [*used, SEED_MONITOR]
+        self.image_tower = _image_tower(config, feature_dim, training.augmentation)
+        self.text_tower = None
+        if self.trains("text_contrast"):
+            self.text_tower = _text_tower(config, num_tokens)
+        self.class_head = keras.layers.Dense(num_classes) if self.trains("supervised") else None
+        reported = (*self._weights_of_terms, SEED_MONITOR)
+        self._means = {name: keras.metrics.Mean(name=name) for name in reported}
 
     def trains(self, *terms: str) -> bool:
         """Whether one of these terms has a weight, and what it needs is there."""
-        return any(self._weights_of_terms.get(term, 0.0) > 0 for term in terms)
+        return any(term in self._weights_of_terms for term in terms)
 
     def call(
         self, inputs: Mapping[str, tf.Tensor], training: bool | None = None
@@ -89,13 +93,13 @@ class EmbeddingModel(keras.Model):
         training: bool = True,
     ) -> tf.Tensor:
         """The weighted sum of the terms; each is reported under its name, unweighted."""
-        total = tf.constant(0.0)
+        total, rows = tf.constant(0.0), tf.shape(x["id"])[0]
         for term, weight in self._weights_of_terms.items():
-            if weight:
-                value = self._term(term, x, y_pred)
-                self._means[term].update_state(value)
-                total += weight * value
-        self._means[SEED_MONITOR].update_state(losses.mean_cosine(y_pred["seeds"]))
+            value = self._term(term, x, y_pred)
+            self._means[term].update_state(value, sample_weight=rows)
+            total += weight * value
+        spread = losses.mean_cosine(y_pred["seeds"])
+        self._means[SEED_MONITOR].update_state(spread, sample_weight=rows)
         return total
 
     def _term(
@@ -129,9 +133,14 @@ class EmbeddingModel(keras.Model):
         )
 
 
-def _image_tower(config: ModelConfig, feature_dim: int | None) -> keras.Model:
+def _image_tower(config: ModelConfig, feature_dim: int | None, augmentation: str) -> keras.Model:
     if feature_dim is None:
-        return PictureTower(dim=config.dim, filters=config.image_filters, dropout=config.dropout)
+        return PictureTower(
+            dim=config.dim,
+            filters=config.image_filters,
+            dropout=config.dropout,
+            augmentation=augmentation,
+        )
     return FeatureTower(dim=config.dim, hidden=config.feature_hidden, dropout=config.dropout)
 
 

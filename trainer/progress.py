@@ -9,9 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from pipeline.errors import ImgembedError
 
-from trainer.dataset import Batch
+from pipeline.errors import ImgembedError
 from trainer.model import EmbeddingModel
 
 OnEpoch = Callable[[int, int, dict[str, float]], None]

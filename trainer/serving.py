@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from pipeline import schema
 
+from pipeline import schema
 from trainer.dataset import ExampleFiles
 from trainer.model import EmbeddingModel
 from trainer.transform import Transform
@@ -22,9 +22,7 @@ _DECODED_AT_ONCE = 16
 class ServedModel(tf.Module):
     """The signatures of `pipeline.schema`, as functions of a trained model."""
 
-    def __init__(
-        self, model: EmbeddingModel, transform: Transform, examples: ExampleFiles
-    ) -> None:
+    def __init__(self, model: EmbeddingModel, transform: Transform, examples: ExampleFiles) -> None:
         super().__init__()
         # The parts alone: a whole Keras model would bring its optimizer along.
         self._image_tower = model.image_tower

@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 import tensorflow as tf
+
 from pipeline import schema
 
 GRAPH_FOLDER = "transform_fn"  # within the folder that tf.Transform writes

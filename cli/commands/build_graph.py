@@ -35,6 +35,8 @@ def build_graph(
 
     flags = {"sessions.path": sessions, "images.path": images, "runner.name": runner}
     with stages("build-graph", flags, beam_options, force=force, **common) as command:
+        if command.config.images.path:
+            command.stages.check_catalog()
         command.show(command.stages.graph())
         if command.config.images.path:
             command.show(command.stages.examples())

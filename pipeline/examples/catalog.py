@@ -111,6 +111,29 @@ def inspect(config: ImagesConfig) -> Catalog:
     return _inspect_tables(config)
 
 
+def input_files(config: ImagesConfig) -> list[storage.FileInfo]:
+    """Every file that the catalog's content comes from: its own, and the pictures it names.
+
+    Of pictures in buckets only the paths are known: a picture that is replaced there under its
+    name goes unnoticed.
+    """
+    found = inspect(config)
+    files = list(found.inputs)
+    for task in found.tasks:
+        uri = dict(task.columns).get("uri")
+        if task.file is not None and uri is not None:
+            folder = os.path.dirname(task.file.path)
+            for block in tables.read_blocks(task.file, {"uri": uri}):
+                uris = block.table["uri"].drop_null().to_pylist() if block.table.num_rows else []
+                files += [storage.describe(resolve(str(uri), folder)) for uri in uris]
+    return files
+
+
+def prepared_bytes(files: Sequence[storage.FileInfo], image_size: int) -> int:
+    """About how many bytes the catalog is once its pictures are resized: what sets the shards."""
+    return max(sum(info.size for info in files), len(files) * 3 * image_size**2)
+
+
 def _has_table(found: Sequence[storage.FileInfo]) -> bool:
     return any(_extension(info.path) in tables.EXTENSIONS for info in found)
 
@@ -163,7 +186,7 @@ def _map_columns(file: tables.TableFile, mapping: Mapping[str, str]) -> dict[str
             raise ConfigError(f"images.columns.{ours}: unknown; there are {', '.join(COLUMNS)}")
         if theirs not in present:
             raise ConfigError(f"images.columns.{ours}: no column {theirs!r}; {has}")
-    names = {ours: mapping.get(ours, ours) for ours in COLUMNS}
+    names = tables.own_names(COLUMNS, mapping)
     columns = {ours: theirs for ours, theirs in names.items() if theirs in present}
     _require_columns(file, columns, has)
     # The keys of a JSON row may first appear late in the file.

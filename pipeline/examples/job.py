@@ -237,7 +237,7 @@ def _manifest(job: ExamplesJob, counts: _Counts, rejected: Mapping[str, int]) ->
         "tokens": len(tokens),
         # An empty vocabulary holds a stand-in, which takes an id.
         "token_ids": max(1, len(tokens)) + job.examples.token_buckets,
-        "texts": counts[f"texts/{schema.SPLITS[0]}"],  # of the training files
+        "texts": _by_split(counts, "texts"),
         "labelled": _by_split(counts, "labelled"),
         "rejected": dict(rejected),
         "counts": _counts(job, counts, sum(rejected.values())),

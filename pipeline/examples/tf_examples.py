@@ -32,6 +32,7 @@ RECORD_SCHEMA = pa.schema(
 )
 RECORDS = "records"
 SHARD_BYTES = 128 << 20
+_BLOCK_SEEDS = 2_048  # seeds whose records are in memory at once
 # Pictures are compressed already: level 0 costs 1 % of size and is 20 times faster.
 _PICTURE_GZIP_LEVEL, _FEATURES_GZIP_LEVEL = 0, 1
 _TFRECORD_EXTENSIONS = {"gzip": "tfrecord.gz", "none": "tfrecord"}
@@ -148,8 +149,11 @@ def spill_records(
     for name in texts.column_names:
         seeds = seeds.append_column(name, texts[name])
     known = _by_id(spill.read_table(path) for path in joined[neighbors.REPLIES])
-    records = encode_seeds(seeds.to_pylist(), known, options)
-    yield from _spill_by_file(seeds, records, shard, options)
+    for block, start in enumerate(range(0, seeds.num_rows, _BLOCK_SEEDS)):
+        part = seeds.slice(start, _BLOCK_SEEDS).combine_chunks()
+        records = encode_seeds(part.to_pylist(), known, options)
+        origin = f"{shard:05d}-{block:05d}"
+        yield from _spill_by_file(part, records, origin=origin, options=options)
 
 
 def _count_known_labels(seeds: pa.Table) -> None:
@@ -181,7 +185,7 @@ def encode_seeds(
 
 
 def _spill_by_file(
-    seeds: pa.Table, records: list[bytes], shard: int, options: RecordOptions
+    seeds: pa.Table, records: list[bytes], *, origin: str, options: RecordOptions
 ) -> Iterator[tuple[FileKey, str]]:
     order = columnar.hash_values(seeds["image_id"], salt=f"order:{options.seed}")
     table = pa.table([order, seeds["image_id"], records], schema=RECORD_SCHEMA)
@@ -193,7 +197,7 @@ def _spill_by_file(
         number = options.files[split]
         place = file_of(order[mine], number)
         for index, part in columnar.split_by_shard(table.filter(pa.array(mine)), place, number):
-            name = f"{RECORDS}-{split}-{index:05d}-{shard:05d}.parquet"
+            name = f"{RECORDS}-{split}-{index:05d}-{origin}.parquet"
             yield (split, index), spill.write_table(storage.join(options.nodes.folder, name), part)
 
 

@@ -17,6 +17,7 @@ from pipeline.world.wording import caption
 
 IMAGES_PER_INTENT = 8
 FEWEST_INTENTS = 12
+COPIES = (0.6, 0.25, 0.15)  # shares of the pictures with one, two and three copies of the shape
 HUB_SHARE = 0.01  # of all images; at least one image is a hub
 PICTURES_FOLDER = "pictures"
 
@@ -56,7 +57,7 @@ def plan_images(config: WorldConfig) -> list[Image]:
     has_caption = _exact_share(config.captioned, images, rng)
     is_cold = _choose_cold(intents, config.cold, rng)
     is_hub = _choose_hubs(is_cold, rng)
-    counts = rng.integers(1, MAX_COUNT, images, endpoint=True).tolist()
+    counts = rng.choice(np.arange(1, MAX_COUNT + 1), images, p=COPIES).tolist()
     return [
         Image(
             image_id=f"img-{number:05d}",

@@ -1,6 +1,6 @@
 """Draw one picture from its attributes: an intent, a count and a generator in, pixels out.
 
-The subject (one to three copies of a textured shape) stands at any angle, size and place before a
+The subject (one to three copies of a textured shape) stands askew, at any size and place before a
 cluttered ground, partly covered, under changing light and pixel noise: clear to the eye, but a
 poor match for any other picture of the same intent, pixel by pixel.
 """
@@ -26,9 +26,14 @@ RADII = {1: (21.0, 29.0), 2: (15.5, 19.0), 3: (13.5, 16.5)}
 SPREAD = {1: 0.0, 2: 17.0, 3: 18.0}
 SHIFT = {1: 7.0, 2: 2.0, 3: 2.0}
 
+# How far the second tone is from the first towards black or white. Fainter than the halo, so that
+# the outline, not the texture, is the strongest edge.
+TEXTURE_CONTRAST = 0.6
 PERIOD_OF_RADIUS = (0.45, 0.55)
 PERIOD = (6.5, 12.0)  # pixels
+TURN = np.deg2rad(25)  # to either side, at most: a shape is also known by how it stands
 RIM = 2.0  # pixels; in the first tone: keeps the outline clear where the second would fade
+HALO = 3.0  # pixels around the rim, black or white: parts the shape from the clutter
 WHITE, BLACK = (246, 246, 242), (16, 16, 20)
 LIGHT_COLOUR = 128  # luminance from which on the second tone is black
 
@@ -69,7 +74,7 @@ def _place_copies(count: int, rng: np.random.Generator) -> list[Copy]:
         Copy(
             centre=OVERSAMPLING * (middle + offset),
             radius=OVERSAMPLING * rng.uniform(*RADII[count]),
-            angle=rng.uniform(0, 2 * np.pi),
+            angle=rng.uniform(-TURN, TURN),
         )
         for offset in offsets
     ]
@@ -81,15 +86,21 @@ def _paint(
     """Paints one copy onto the canvas; returns where it lies, as a mask (mode L)."""
     mask = Image.new("L", canvas.size)
     corners = outline(intent.shape, radius=copy.radius, angle=copy.angle, centre=copy.centre)
+    colour, pen = COLOURS[intent.colour], ImageDraw.Draw(canvas)
+    rim = np.concatenate([corners, corners[:2]]).ravel().tolist()
+    pen.line(rim, fill=_contrast(colour), width=_pixels(RIM + 2 * HALO), joint="curve")
     ImageDraw.Draw(mask).polygon(corners.ravel().tolist(), fill=255)
     box = mask.getbbox()
     if box is None:  # nothing of it lies on the canvas
         return mask
     canvas.paste(_textured(intent, copy, box, rng), box, mask.crop(box))
-    rim = np.concatenate([corners, corners[:2]]).ravel().tolist()
-    width = round(RIM * OVERSAMPLING)
-    ImageDraw.Draw(canvas).line(rim, fill=COLOURS[intent.colour], width=width, joint="curve")
+    pen.line(rim, fill=colour, width=_pixels(RIM), joint="curve")
     return mask
+
+
+def _pixels(length: float) -> int:
+    """A length in pixels of the picture as whole pixels of the canvas."""
+    return round(length * OVERSAMPLING)
 
 
 def _textured(
@@ -102,8 +113,9 @@ def _textured(
     angle, period = rng.uniform(0, 2 * np.pi), _period(copy.radius, rng)
     u = (dx * np.cos(angle) + dy * np.sin(angle)) / period
     v = (dy * np.cos(angle) - dx * np.sin(angle)) / period
-    first = COLOURS[intent.colour]
-    tones = np.array([first, _contrast(first)], np.uint8)
+    first = np.array(COLOURS[intent.colour])
+    second = first + TEXTURE_CONTRAST * (np.array(_contrast(COLOURS[intent.colour])) - first)
+    tones = np.array([first, second], np.uint8)
     return Image.fromarray(tones[second_tone(intent.texture, u, v).astype(np.intp)])
 
 

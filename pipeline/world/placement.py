@@ -17,7 +17,7 @@ from pipeline.errors import ImgembedError
 from pipeline.world.config import WorldConfig
 
 WORLD_FILE = "world.json"
-WORLD_VERSION = 1  # to be raised when the same configuration comes to mean other bytes
+WORLD_VERSION = 2  # to be raised when the same configuration comes to mean other bytes
 
 Result = TypeVar("Result")
 

@@ -1,7 +1,7 @@
 """The outlines of the shapes: a name in, a polygon out.
 
 Every outline is centred on (0, 0) and scaled to about the same area as a circle of radius 0.8, so
-that the number of pixels says nothing about the shape.
+that the number of pixels says little about the shape.
 """
 
 from __future__ import annotations
