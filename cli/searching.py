@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +13,12 @@ from cli.settings import Config
 from pipeline import schema, storage
 from pipeline.artifacts import RunDir
 from pipeline.errors import ImgembedError
+from pipeline.examples.pictures import PictureError
 
 if TYPE_CHECKING:
-    from pipeline.embeddings.search import Hit
+    import numpy as np
+
+    from pipeline.embeddings.search import Hit, QueryEncoder
 
 
 def search_run(
@@ -34,21 +37,29 @@ def search_run(
     index = SearchIndex.open(embeddings)
     vectors = [index.vector_of(image_id) for image_id in ids]
     if texts or pictures:
-        contents = [_read_picture(path) for path in pictures]
-        with terminal.opened("search", config.run_dir, quiet=True):
-            encoder = QueryEncoder.open(run.require(schema.MODEL), embeddings)
-            vectors += [encoder.embed_text(text) for text in texts]
-            limit = config.images.max_pixels
-            vectors += [encoder.embed_picture(data, max_pixels=limit) for data in contents]
+        encoder = QueryEncoder.open(run.require(schema.MODEL), embeddings)
+        vectors += [encoder.embed_text(text) for text in texts]
+        vectors += [_embed_file(encoder, path, config.images.max_pixels) for path in pictures]
     return index.search(combine(vectors), k, exclude=ids)
 
 
-def _read_picture(path: str) -> bytes:
+def search_quietly(config: Config, **queries: Any) -> list[Hit]:
+    """As `search_run`, with what TensorFlow has to say in a log file, not on the terminal."""
+    if not (queries["texts"] or queries["pictures"]):
+        return search_run(config, **queries)  # no model is needed, and so no log
+    RunDir.open(config.run_dir).require(schema.EMBEDDINGS)  # before a log is written
+    with terminal.opened("search", config.run_dir, quiet=True):
+        return search_run(config, **queries)
+
+
+def _embed_file(encoder: QueryEncoder, path: str, max_pixels: int) -> np.ndarray:
     try:
         with storage.open_read(path) as file:
-            return file.read()
+            return encoder.embed_picture(file.read(), max_pixels=max_pixels)
     except OSError as error:
         raise ImgembedError(f"--image {path}: {error.strerror or error}") from None
+    except PictureError as error:
+        raise ImgembedError(f"--image {path}: {error}") from None
 
 
 def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:

@@ -30,7 +30,7 @@ def imgembed(*arguments, cwd, code=0):
 def one_line(*arguments, cwd, code=1):
     """The one line that a command fails with."""
     stdout, stderr = imgembed(*arguments, cwd=cwd, code=code)
-    lines = [line for line in stderr.splitlines() if not line.endswith(" …")]
+    lines = [line for line in stderr.splitlines() if not re.match("✓ |.* …$", line)]
     assert stdout == ""
     assert len(lines) == 1, stderr
     assert lines[0].startswith("imgembed: ")

@@ -162,7 +162,7 @@ def _to_batch(
     neighbors: int,
     draw: tf.Tensor | None,
 ) -> Batch:
-    """[batch] serialized examples -> a batch; draw [2] int64 seeds the draws, None draws nothing."""
+    """[batch] serialized examples -> a batch. draw: [2] int64, seeds the draws; None: no draws."""
     parsed = tf.io.parse_example(serialized, parse_spec(examples))
     near = _stack_neighbors(parsed, examples)
     weights, chosen = _draw_neighbors(near["weight"], neighbors, _salted(draw, _NEIGHBOR_SALT))
@@ -256,14 +256,13 @@ def _decode(content: tf.Tensor, examples: ExampleFiles) -> tf.Tensor:
     if examples.feature_dim is not None:
         return content
     shape = examples.content_shape
-    pictures = tf.map_fn(
+    return tf.map_fn(
         lambda encoded: tf.ensure_shape(
             tf.io.decode_image(encoded, 3, expand_animations=False), shape
         ),
         content,
         fn_output_signature=tf.TensorSpec(shape, tf.uint8),
     )
-    return pictures
 
 
 def _decode_present(content: tf.Tensor, present: tf.Tensor, examples: ExampleFiles) -> tf.Tensor:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 NORM_MOMENTUM = 0.9  # Keras' 0.99 has not settled after the few hundred steps of a small catalog
-COLOURFULNESS = 4.0  # weight of that channel beside red, green and blue
+COLOURFULNESS = 8.0  # weight of that channel beside red, green and blue
 SMALLEST_SCALE = 0.75  # side of the smallest cut-out that augmentation takes, of the picture's
 
 
@@ -137,7 +137,7 @@ class FeatureTower(keras.Model):
 
 
 class TextTower(keras.Model):
-    """[rows, words] int64 tokens, -1 = padding -> [rows, dim]: a bag of words, whatever their order.
+    """[rows, words] int64 tokens, -1 = padding -> [rows, dim]: a bag of words, in any order.
 
     The words' vectors are averaged with learned weights of the words; a learned vector that is
     always in the bag makes a text without any word an embedding too.

@@ -125,7 +125,8 @@ def _check(files: ExampleFiles, training: TrainingConfig) -> None:
         raise ImgembedError(
             f"{path}: nothing to learn from: there are {files.labelled} labels and {files.texts} "
             f"texts in the training split and {files.with_neighbors} images with neighbours, but "
-            "'training' uses none of these; add labels, texts or sessions, or raise the weight of a term under 'training'"
+            "'training' uses none of these; add labels, texts or sessions, or raise the weight of "
+            "a term under 'training'"
         )
 
 

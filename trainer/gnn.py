@@ -1,10 +1,10 @@
 """Models over neighbour-augmented inputs, as graphs of DeepMind's graph_nets.
 
 An input dict holds a batch of seeds: features `<name>` [batch, ...], and for neighbour i in
-0 … max_neighbors - 1 `NL_nbr_<i>_<name>` [batch, ...] and `NL_nbr_<i>_weight` [batch] or [batch, 1].
-Inside the model each seed becomes one star-shaped graph: its neighbours of weight > 0 first, the
-seed last, an edge from each neighbour to the seed, the edge's feature its weight. A model is what
-its `graph_call` does with these graphs:
+0 … max_neighbors - 1 `NL_nbr_<i>_<name>` [batch, ...] and `NL_nbr_<i>_weight`, [batch] or
+[batch, 1]. Inside the model each seed becomes one star-shaped graph: its neighbours of weight > 0
+first, the seed last, an edge from each neighbour to the seed, the edge's feature its weight. A
+model is what its `graph_call` does with these graphs:
 
     class NodeClassifier(keras.layers.Layer): ...         # features of nodes -> [nodes, classes]
 

@@ -1,4 +1,4 @@
-"""The model: batches of seeds, neighbours and texts in, embeddings and the terms of the loss out."""
+"""The model: seeds, neighbours and texts in, embeddings and the terms of the loss out."""
 
 from __future__ import annotations
 

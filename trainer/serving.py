@@ -60,6 +60,7 @@ class ServedModel(tf.Module):
 
     def text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """[batch] string -> embeddings; an empty text, or one of no known word, has one too."""
+        assert self._text_tower is not None  # else there is no such signature
         tokens = self._transform.tokens(text).to_tensor(-1)
         return {schema.EMBEDDING_OUTPUT: self._text_tower(tokens, training=False)}
 

@@ -31,9 +31,10 @@ def search(
     Several queries at once are added up. Scores are cosines, from -1 to 1.
     """
     from cli.command import read_config
-    from cli.searching import print_hits, search_run
+    from cli.searching import print_hits, search_quietly
 
     if not (texts or pictures or ids):
         raise click.UsageError("nothing to search for: give --text, --image or --image-id")
     config = read_config(config_file, run_dir, sets)
-    print_hits(search_run(config, texts=texts, pictures=pictures, ids=ids, k=k), as_json=as_json)
+    hits = search_quietly(config, texts=texts, pictures=pictures, ids=ids, k=k)
+    print_hits(hits, as_json=as_json)
