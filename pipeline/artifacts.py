@@ -154,9 +154,16 @@ class RunDir:
                 storage.remove_tree(new.path)
 
     def _remove_old(self, stage: str, current: str) -> None:
-        older = [name for name in self._versions(stage) if name != current]
-        for name in older[: max(0, len(older) - (KEPT_VERSIONS - 1))]:
-            storage.remove_tree(storage.join(self.path, stage, name))
+        """Removes all but the latest KEPT_VERSIONS, and what was never made whole."""
+        folders = {name: storage.join(self.path, stage, name) for name in self._versions(stage)}
+        del folders[current]
+        whole = [
+            n for n, f in folders.items() if storage.exists(storage.join(f, schema.MANIFEST_FILE))
+        ]
+        kept = whole[-(KEPT_VERSIONS - 1) :]
+        for name, folder in folders.items():
+            if name not in kept:
+                storage.remove_tree(folder)
 
 
 def fingerprint(

@@ -47,9 +47,11 @@ def test_a_version_that_was_written_but_not_committed_is_not_read(tmp_path):
     commit(run)
     # As a machine leaves it that loses power before CURRENT is written.
     (tmp_path / "graph" / "v0002").mkdir()
-    (tmp_path / "graph" / "v0002" / "manifest.json").write_text("{}")
+    (tmp_path / "graph" / "v0002" / "half.txt").write_text("half")
     assert run.require("graph").name == "v0001"
     assert commit(run).name == "v0003"
+    # It goes with the next commit; the former version that was whole stays.
+    assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001", "v0003"]
 
 
 def test_old_versions_go_only_after_a_commit_and_the_last_two_stay(tmp_path):

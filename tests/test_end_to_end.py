@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,21 @@ def test_what_is_wrong_is_one_line(demo, tmp_path):
     assert "'dask' drops outputs" in one_line(
         "build-graph", "--sessions", sessions, "--runner", "dask", cwd=tmp_path, code=2
     )
+
+
+def test_an_interrupted_training_is_one_line_and_leaves_no_half_version(demo):
+    folder, _, _ = demo
+    command = [str(PROGRAM), "train", "--run-dir", "imgembed-demo/run", "--force"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    lines = iter(process.stderr.readline, "")
+    for line in lines:
+        if "epoch 1/" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = list(lines)
+    assert process.wait() == 130
+    assert rest[-1] == "imgembed: interrupted; nothing of the unfinished stage was kept\n"
+    assert sorted(os.listdir(folder / "imgembed-demo" / "run" / "model")) == ["CURRENT", "v0001"]
 
 
 def test_a_catalog_without_any_image_of_the_graph_says_so(demo, tmp_path):
