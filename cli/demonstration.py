@@ -93,6 +93,7 @@ def _report(
 ) -> str:
     return (
         f"{summaries.evaluation_tables(evaluation, details=False)}\n\n"
+        f"± is the 95 % interval. All tables: imgembed evaluate --run-dir {run_dir}\n\n"
         f"Where to look:\n"
         f"  {sheet}: queries and their results, right ones in green\n"
         f"  {os.path.join(run_dir, schema.MODEL)}: the model; tensorboard --logdir there\n"

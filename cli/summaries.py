@@ -18,7 +18,7 @@ from pipeline.artifacts import Version
 if TYPE_CHECKING:
     from trainer.evaluate import Table as EvaluationTable
 
-_TABLE_WIDTH = 160
+_TABLE_WIDTH = 120
 
 
 def summarize(version: Version) -> str:
@@ -74,7 +74,9 @@ def _embeddings(version: Version) -> str:
 def _examples(version: Version) -> str:
     manifest = version.manifest
     splits = ", ".join(f"{of['records']:,} {name}" for name, of in manifest["splits"].items())
-    return f"{splits}; {len(manifest['classes']):,} classes{_rejected(manifest)}"
+    share = manifest["counts"]["images"]["share_with_neighbors"]
+    classes = len(manifest["classes"])
+    return f"{splits}; {share:.0%} have neighbours; {classes:,} classes{_rejected(manifest)}"
 
 
 def _rejected(manifest: Mapping[str, Any]) -> str:

@@ -448,6 +448,8 @@ def _label_table(part: Mapping[str, Any]) -> Table:
 
 
 def _cell(figure: Mapping[str, float]) -> str:
-    """`0.312 [0.301, 0.322]`."""
+    """`0.312 ±0.011`: the value, and the farther end of its 95 % interval."""
     value = f"{figure['value']:.3f}"
-    return f"{value} [{figure['low']:.3f}, {figure['high']:.3f}]" if "low" in figure else value
+    if "low" not in figure:
+        return value
+    return f"{value} ±{max(figure['high'] - figure['value'], figure['value'] - figure['low']):.3f}"
