@@ -241,7 +241,7 @@ def test_the_tables_say_what_was_measured(result: dict[str, Any]) -> None:
         "labels by 5 neighbours (2 test images, 2 labelled)",
     ]
     assert tables[0].columns == ["method", "recall@1", "recall@2", "mrr", "ndcg@2"]
-    assert tables[0].rows[2][:2] == ["popularity", "0.625 [0.250, 1.000]"]
+    assert tables[0].rows[2][:2] == ["popularity", "0.625 ±0.375"]
     assert tables[1].columns == ["method", "head (2)", "torso (1)", "tail (1)", "no neighbours (1)"]
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
 
