@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -118,6 +118,13 @@ class ExportConfig(Section):
     batch_size: Count = Field(256, description="images that the model embeds at once")
 
 
+# Our names for runners, and Beam's.
+RUNNERS = {"direct": "FnApiRunner", "dataflow": "DataflowRunner", "flink": "FlinkRunner"}
+_RUNNER_ALIASES = {"directrunner": "direct"} | {
+    beams.lower(): ours for ours, beams in RUNNERS.items()
+}
+
+
 class RunnerConfig(Section):
     """Where the Beam jobs run."""
 
@@ -126,3 +133,17 @@ class RunnerConfig(Section):
         "auto", description="parts the data is cut into; the result does not depend on it"
     )
     options: list[str] = Field(default_factory=list, description="Beam's own options")
+
+    @field_validator("name")
+    @classmethod
+    def _canonical(cls, name: str) -> str:
+        """One of RUNNERS, for our names and Beam's, in any case."""
+        lowered = name.lower()
+        if "dask" in lowered:
+            raise ValueError(
+                f"{name!r} drops outputs in silence (Beam 2.77); take one of {', '.join(RUNNERS)}"
+            )
+        canonical = _RUNNER_ALIASES.get(lowered, lowered)
+        if canonical not in RUNNERS:
+            raise ValueError(f"{name!r} is none of {', '.join(RUNNERS)}")
+        return canonical

@@ -11,45 +11,31 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 from apache_beam.runners.runner import PipelineResult
 
-from pipeline.config import RunnerConfig
+from pipeline.config import RUNNERS, RunnerConfig
 from pipeline.errors import ConfigError, ImgembedError
 
-_RUNNERS = {"direct": "FnApiRunner", "dataflow": "DataflowRunner", "flink": "FlinkRunner"}
-# Beam's names mean the same.
-_ALIASES = {"directrunner": "direct", "fnapirunner": "direct"} | {
-    runner.lower(): name for name, runner in _RUNNERS.items()
-}
 # Options that would take the embedded runner out of the one process in which it loses nothing.
 _LOSSY = ("--direct_running_mode", "--direct_num_workers")
 
 
-def canonical_name(name: str) -> str:
-    """`direct`, `dataflow` or `flink` for our names and Beam's, in any case."""
-    lowered = name.lower()
-    canonical = _ALIASES.get(lowered, lowered)
-    if "dask" in lowered:
-        raise ConfigError(
-            f"runner.name: {name!r} drops outputs in silence (Beam 2.77); "
-            "take 'direct', 'dataflow' or 'flink'"
-        )
-    if canonical not in _RUNNERS:
-        raise ConfigError(f"runner.name: {name!r} is none of {', '.join(map(repr, _RUNNERS))}")
-    return canonical
-
-
 def make_pipeline(config: RunnerConfig) -> beam.Pipeline:
     """A pipeline for the runner that the config names, ready to be filled."""
-    name = canonical_name(config.name)
-    if name == "direct":
+    if config.name == "direct":
         for option in config.options:
             if option.startswith(_LOSSY):
                 raise ConfigError(
                     f"Beam option {option!r}: Beam's local workers can lose rows; "
                     "the direct runner stays in one process"
                 )
-    options = PipelineOptions([f"--runner={_RUNNERS[name]}", *config.options])
+    options = PipelineOptions([f"--runner={RUNNERS[config.name]}", *config.options])
     options.view_as(SetupOptions).save_main_session = False
-    return beam.Pipeline(options=options)
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:  # Beam checks its own options here
+        detail = " ".join(str(error).split()).removeprefix("Pipeline has validations errors: ")
+        raise ConfigError(
+            f"runner {config.name}: {detail} Beam's own options stand after `--`"
+        ) from None
 
 
 def run(pipeline: beam.Pipeline) -> dict[str, int]:

@@ -50,6 +50,8 @@ def test_values_of_set_are_yaml():
         ("graph: 3", "graph: wanted a section of settings, found 3"),
         ("holdout: {fraction: .nan}", "holdout.fraction: wanted a finite number"),
         ("examples: {split: {train: 0.5}}", "sum to 0.7, not to 1"),
+        ("runner: {name: spark}", "runner.name: 'spark' is none of direct, dataflow, flink"),
+        ("runner: {name: DaskRunner}", "runner.name: 'DaskRunner' drops outputs in silence"),
         ("- a", "wanted sections such as 'graph:'"),
         ("a: [", "line 1: not YAML"),
         ("seed: 1\nseed: 2", "line 2: not YAML: 'seed' stands twice"),
@@ -59,6 +61,12 @@ def test_each_fault_is_one_line_that_names_file_key_and_what_was_wanted(tmp_path
     found = fault(write(tmp_path, text))
     assert found.startswith(str(tmp_path / "run.yaml"))
     assert message in found
+
+
+def test_beams_names_of_runners_mean_ours():
+    for name in ("direct", "DirectRunner", "FnApiRunner"):
+        assert load(None, flags={"runner.name": name}).runner.name == "direct"
+    assert load(None, flags={"runner.name": "DataflowRunner"}).runner.name == "dataflow"
 
 
 def test_a_fault_of_set_and_a_missing_file_are_one_line(tmp_path):
