@@ -26,7 +26,7 @@ class ModelConfig(Section):
         64, description="numbers in an embedding, which has length 1"
     )
     image_filters: Annotated[list[Width], Field(min_length=1, max_length=6)] = Field(
-        [16, 32, 64, 128],
+        [32, 64, 192],
         description="channels of the picture tower, one entry a stage; each stage halves the side",
     )
     feature_hidden: list[Width] = Field(
@@ -42,7 +42,7 @@ class TrainingConfig(Section):
     """How the model learns, and from what."""
 
     epochs: Annotated[int, Field(ge=1)] = Field(
-        24, description="passes over the training split, at most"
+        28, description="passes over the training split, at most"
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(
         32, description="seed images a step; small ones make more steps of few labels and clicks"
