@@ -23,9 +23,18 @@ REQUIRED = [
     "numpy>=2.0,<3",
     # JSONL rows, twice as fast as Arrow's reader and row by row; Beam brings it as well.
     "orjson>=3.9,<4",
+    # Session logs as Avro and TFRecord, and the checksums of the latter; Beam and
+    # tensorflow-transform bring them as well.
+    "fastavro>=1.12,<2",
+    "tfx-bsl>=1.21,<1.22",
+    "google-crc32c>=1.5,<2",
     # Configuration: checks types and ranges, and says what is wrong.
     "pydantic>=2.7,<3",
     "pyyaml>=6,<7",
+    # The noise that a privacy budget asks for. It holds attrs below 24. Its quantiles are scipy's,
+    # which it brings as well.
+    "dp-accounting>=0.6,<0.7",
+    "scipy>=1.13,<2",
     # The command line and its progress lines.
     "click>=8.1,<9",
     "rich>=13,<16",
@@ -33,12 +42,15 @@ REQUIRED = [
     "pillow>=11,<13",
 ]
 TEST = [
+    # A second implementation of the graph, in SQL, that ours must agree with.
+    "duckdb>=1.4,<3",
     "hypothesis>=6.100,<7",
     "mypy>=1.13,<3",
     "pytest>=8,<10",
     "ruff>=0.11,<1",
-    "scipy>=1.13,<2",
     "types-PyYAML",
+    # Writes the zstd files that our reader must read or refuse.
+    "zstandard>=0.23,<1",
 ]
 
 setup(

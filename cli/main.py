@@ -6,8 +6,12 @@ pydantic are imported inside the commands that need them.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
 from importlib.metadata import version
+from typing import NoReturn
 
 import click
 
@@ -19,7 +23,15 @@ from cli.commands.init import init
 from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
+from pipeline import storage
 from pipeline.errors import ConfigError, ImgembedError
+
+# The signals that ask a program to end, and what the line then begins with.
+_ENDINGS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "hung up",
+}
 
 COMMANDS = (build_graph, train, export, search, evaluate, sample, demo, init)
 
@@ -41,37 +53,91 @@ for _command in COMMANDS:
     cli.add_command(_command)
 
 
+class Stopped(BaseException):
+    """A signal asks the program to end; no `except Exception` of a library takes it for its own."""
+
+
+_received: list[int] = []  # Beam makes an error of its own of what is raised inside a step
+
+
+def _stop(number: int, _frame: object) -> None:
+    _received.append(number)
+    raise Stopped
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line; exits with 0, 1 (data or run) or 2 (usage or configuration)."""
-    sys.exit(run(arguments))
+    """Runs the command line and exits.
+
+    With 0, 1 (data or run), 2 (usage or configuration), or 128 + the number of the signal that
+    ended it.
+    """
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` want it
+            signal.signal(number, _stop)
+    code = run(arguments)
+    for number in _ENDINGS:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
+    if _received:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once: a thread of Beam that was cut off from its work never ends."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of a command line; errors that a person can mend are one line on stderr."""
     try:
         result = cli.main(arguments, standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except ConfigError as error:
-        return _fail(str(error), 2)
-    except ImgembedError as error:
-        return _fail(str(error), 1)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
-    except click.UsageError as error:
-        hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
-        return _fail(error.format_message() + hint, 2)
-    except click.ClickException as error:
-        return _fail(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; nothing of the unfinished stage was kept", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         sys.stdout = None
         return 0
+    except BaseException as error:
+        outcome = _ended(*_received) if _received else _explain(error)
+        if outcome is None:
+            raise
+        return _fail(*outcome)
+
+
+def _ended(number: int, *_: int) -> tuple[str, int]:
+    how = _ENDINGS[signal.Signals(number)]
+    return f"{how}; nothing of the unfinished stage was kept", 128 + number
+
+
+def _explain(error: BaseException) -> tuple[str, int] | None:
+    """(line, exit code) of an error that a person can mend; None for a fault of the program."""
+    if isinstance(error, ImgembedError):
+        return str(error), 2 if isinstance(error, ConfigError) else 1
+    if isinstance(error, click.UsageError):
+        hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+        return error.format_message() + hint, 2
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return _ended(signal.SIGINT)
+    if isinstance(error, OSError):
+        line = storage.explain(error)
+        return (line, 1) if line else None
+    return None
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"imgembed: {' '.join(message.split())}", err=True)
+    try:
+        click.echo(f"imgembed: {' '.join(message.split())}", err=True)
+    except OSError:  # there is no place left to say it; the exit code does
+        sys.stderr = None
     return code
 
 

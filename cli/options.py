@@ -23,6 +23,11 @@ set_values = click.option(
 runner = click.option(
     "--runner", metavar="NAME", help="Where Beam runs: direct, dataflow, flink.  [default: direct]"
 )
+workers = click.option(
+    "--workers",
+    metavar="N",
+    help="Threads of the direct runner, or of each process of a cluster.  [default: one a core]",
+)
 quiet = click.option("--quiet", is_flag=True, help="No progress, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 force = click.option("--force", is_flag=True, help="Run although nothing has changed.")
@@ -38,6 +43,6 @@ def stage_options(command: Command) -> Command:
 
 def job_options(command: Command) -> Command:
     """What a command that runs a Beam job takes besides; Beam's own options stand after `--`."""
-    for option in (force, runner, beam_options):
+    for option in (force, workers, runner, beam_options):
         command = option(command)
     return command

@@ -10,11 +10,13 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.config import (
+    EdgesConfig,
     ExamplesConfig,
     ExportConfig,
     GraphConfig,
     HoldoutConfig,
     ImagesConfig,
+    PrivacyConfig,
     RunnerConfig,
     Section,
     SessionsConfig,
@@ -38,7 +40,9 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="of every random choice")
     sessions: SessionsConfig = Field(default_factory=SessionsConfig)
     holdout: HoldoutConfig = Field(default_factory=HoldoutConfig)
+    edges: EdgesConfig = Field(default_factory=EdgesConfig)
     graph: GraphConfig = Field(default_factory=GraphConfig)
+    privacy: PrivacyConfig = Field(default_factory=PrivacyConfig)
     images: ImagesConfig = Field(default_factory=ImagesConfig)
     examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)

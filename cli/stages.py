@@ -10,14 +10,19 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
 
 from cli.settings import Config
 from cli.terminal import Terminal
 from pipeline import schema, storage
-from pipeline.artifacts import NewVersion, RunDir, Version, fingerprint, to_json
+from pipeline.artifacts import KEEPS, NewVersion, RunDir, Version, file_marks, fingerprint, to_json
 from pipeline.config import ImagesConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ImgembedError
+
+if TYPE_CHECKING:
+    from pipeline.graph.previous import Previous
 
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "tensorflow-transform", "graph_nets", "pyarrow")
 
@@ -37,30 +42,105 @@ class Stages:
         self.run = RunDir.open(self.config.run_dir)
 
     def graph(self) -> Version:
-        """Session logs to the graph."""
+        """Session logs, or a ready edge list, to the graph."""
+        if self.config.edges.path:
+            return self._graph_of_edges(self.config.edges.path)
+        if not self.config.sessions.path:
+            raise ConfigError("sessions.path: no session logs named; give --sessions PATH")
+        return self._graph_of_logs(self.config.sessions.path)
+
+    def _graph_of_logs(self, path: str) -> Version:
         from pipeline.graph.job import build_graph
-        from pipeline.runner import make_pipeline
+        from pipeline.runner import make_pipeline, threads
+        from pipeline.sessions.read import find_logs
 
         config = self.config
-        if not config.sessions.path:
-            raise ConfigError("sessions.path: no session logs named; give --sessions PATH")
+        settings = self._sections("sessions", "holdout", "graph", "privacy")
+        inputs = storage.list_files(path)
+        previous = self._previous(settings, inputs)
 
         def build(new: NewVersion) -> dict[str, Any]:
-            return build_graph(
+            logs = find_logs(config.sessions)
+            for description, files in logs.detected().items():
+                self.terminal.say(f"  [dim]{files:,} × {escape(description)}[/]")
+            for skipped in logs.skipped:
+                self.terminal.say(f"  [yellow]not a log, left out:[/] {escape(skipped)}")
+            content = build_graph(
                 sessions=config.sessions,
                 holdout=config.holdout,
                 graph=config.graph,
+                privacy=config.privacy,
                 seed=config.seed,
                 shards=config.runner.shards,
+                threads=threads(config.runner),
+                out=new,
+                make_pipeline=functools.partial(make_pipeline, config.runner),
+                logs=logs,
+                previous=previous,
+            )
+            keeps = [previous.version.name] if previous else []
+            return {**content, "logs": file_marks(inputs), KEEPS: keeps}
+
+        return self._make(
+            schema.GRAPH,
+            "Building the graph",
+            settings=settings,
+            inputs=inputs,
+            upstream=[previous.version] if previous else [],
+            build=build,
+        )
+
+    def _previous(
+        self, settings: Mapping[str, Any], inputs: Sequence[storage.FileInfo]
+    ) -> Previous | None:
+        """The counts that the logs are added to, if there are any.
+
+        Where that is this very run directory and the version in force has these logs in it, the
+        counts before it are meant: the command is given once more.
+        """
+        from pipeline.graph.previous import Previous
+
+        where = self.config.sessions.previous
+        if where is None:
+            return None
+        run = RunDir.open(where)
+        found = run.require(schema.GRAPH)
+        before = found.manifest.get("previous")
+        again = found.manifest.get("logs") == file_marks(inputs) and run.is_at(self.run.path)
+        if before and again:
+            earlier = run.version(schema.GRAPH, before["name"])
+            if earlier is None:
+                raise ImgembedError(
+                    f"{found.path}: holds these logs already, and the counts before it are gone"
+                )
+            found = earlier
+        previous = Previous.open(found)
+        previous.check({**settings, "seed": self.config.seed})
+        previous.check_inputs(inputs)
+        return previous
+
+    def _graph_of_edges(self, path: str) -> Version:
+        from pipeline.graph.edge_list import build_from_edges
+        from pipeline.runner import make_pipeline, threads
+
+        config = self.config
+
+        def build(new: NewVersion) -> dict[str, Any]:
+            return build_from_edges(
+                config=config.edges,
+                graph=config.graph,
+                seed=config.seed,
+                shards=config.runner.shards,
+                threads=threads(config.runner),
                 out=new,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
             )
 
         return self._make(
             schema.GRAPH,
-            "Building the graph",
-            settings=self._sections("sessions", "holdout", "graph"),
-            inputs=storage.list_files(config.sessions.path),
+            "Building the graph of a ready edge list",
+            settings=self._sections("edges", "graph"),
+            inputs=storage.list_files(path),
             build=build,
         )
 

@@ -30,17 +30,48 @@ def summarize(version: Version) -> str:
 
 def _graph(version: Version) -> str:
     counts = version.manifest["counts"]
-    rows, sessions = counts["rows"], counts["sessions"]
-    lines = (
-        f"{counts['edges']['kept']:,} edges from {sessions['in_graph']:,} sessions",
-        f"{rows['read']:,} rows read = {rows['kept']:,} kept + {rows['rejected']:,} rejected + "
-        f"{rows['without_images']:,} without images{_reasons(version.manifest['rejected'])}",
-        f"{sessions['held_out']:,} sessions held out for evaluation, {sessions['bots']:,} of bots "
-        "left out",
-        f"{counts['pairs']['counted']:,} pairs of images counted, "
-        f"{counts['pairs']['of_min_sessions']:,} in enough sessions",
+    rows = counts["rows"]
+    parts = " + ".join(
+        f"{number:,} {name.replace('_', ' ')}"
+        for name, number in rows.items()
+        if name != "read" and (number or name == "kept")
     )
+    sessions = counts.get("sessions")
+    source = f"{sessions['in_graph']:,} sessions" if sessions else f"{rows['kept']:,} listed edges"
+    lines = [
+        f"{counts['edges']['kept']:,} edges from {source}",
+        f"{rows['read']:,} rows read = {parts}{_reasons(version.manifest['rejected'])}",
+    ]
+    if sessions:
+        lines.append(_sessions(sessions))
+    steps = " → ".join(f"{left:,} {step}" for step, left in counts["pruning"].items())
+    pairs = counts.get("pairs")
+    lines.append(f"{pairs['counted']:,} pairs of images → {steps}" if pairs else steps)
+    lines += [
+        f"largest hubs {when}: " + ", ".join(f"{h['image_id']} ({h['degree']:,})" for h in hubs[:3])
+        for when, hubs in version.manifest["hubs"].items()
+        if hubs
+    ]
+    previous = version.manifest.get("previous")
+    if previous:
+        across = previous["differs_from_one_run"]["sessions_across_the_cut"]
+        lines.append(
+            f"added to {previous['name']} ({previous['population']:,} sessions); up to "
+            f"{across:,} sessions may have begun in it and are counted as two"
+        )
     return "\n  ".join(lines)
+
+
+def _sessions(sessions: Mapping[str, int]) -> str:
+    text = (
+        f"{sessions['held_out']:,} sessions held out for evaluation, {sessions['bots']:,} of bots"
+    )
+    beyond = sessions["beyond_max_sessions_per_user"]
+    return (
+        f"{text} and {beyond:,} beyond their user's limit left out"
+        if beyond
+        else (f"{text} left out")
+    )
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:

@@ -2,11 +2,13 @@
 
 Results go to stdout, progress and errors to stderr. TensorFlow, Beam and their native libraries
 write to stderr as well, past Python: for as long as a command works, the process's stderr is a file
-in the run directory, and only what is meant for the user goes to the terminal.
+in the run directory, and only what is meant for the user goes to the terminal. Neither may stop the
+work: what a full disk or a terminal that was closed does not take is lost.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -15,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
@@ -131,45 +133,80 @@ class EpochLines:
 def opened(command: str, run_path: str, *, quiet: bool) -> Iterator[Terminal]:
     """A Terminal, with the process's stderr turned into the log file of this command.
 
-    An error that nobody expected ends as one line here, its traceback in the log.
+    What the system refuses ends as one line here that names the file, and so does an error that
+    nobody expected, its traceback in the log.
     """
-    log_path = _log_path(command, run_path)
-    with _stderr_to(log_path) as terminal_file:
+    log_path, log = _open_log(command, run_path)
+    with _stderr_to(log) as terminal_file:
         console = Console(file=terminal_file, stderr=True)
-        _log_to(log_path)
+        _log_to(log)
         try:
             yield Terminal(console, quiet=quiet, log_path=log_path)
         except (ImgembedError, KeyboardInterrupt):
             raise
         except Exception as error:
             traceback.print_exc()  # to the log
-            detail = " ".join(str(error).split())[:300]
-            raise ImgembedError(
-                f"{command} failed: {type(error).__name__}: {detail} (details: {log_path})"
-            ) from error
+            raise ImgembedError(_explain(error, command, run_path, log_path)) from error
 
 
-def _log_path(command: str, run_path: str) -> str:
+def _explain(error: Exception, command: str, run_path: str, log_path: str) -> str:
+    refused = _system_error(error)
+    line = storage.explain(refused, run_dir=run_path) if refused else None
+    if line:
+        return line
+    detail = " ".join(str(error).split())[:300]
+    return f"{command} failed: {type(error).__name__}: {detail} (details: {log_path})"
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that this is, or that Beam made this of."""
+    while error is not None and not isinstance(error, OSError):
+        of_beam = "[while running" in str(error)
+        error = error.__cause__ or (error.__context__ if of_beam else None)
+    return error
+
+
+class _Forgiving(io.FileIO):
+    """A file for lines that may be lost: what it cannot take is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _forgiving(file: str | int, mode: str) -> IO[str]:
+    raw = io.BufferedWriter(_Forgiving(file, mode))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", line_buffering=True)
+
+
+def _open_log(command: str, run_path: str) -> tuple[str, IO[str]]:
+    """(path, file) of this command's log: in the run directory, or where there is a place."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{os.getpid()}.log"
-    local = storage.is_local(run_path)
-    folder = os.path.join(run_path, schema.LOGS_FOLDER) if local else tempfile.gettempdir()
+    if storage.is_local(run_path):
+        try:
+            folder = os.path.join(run_path, schema.LOGS_FOLDER)
+            os.makedirs(folder, exist_ok=True)
+            path = os.path.join(folder, name)
+            return path, _forgiving(path, "a")
+        except OSError:  # read-only, for one; who only reads a run need not write there
+            pass
     try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise ImgembedError(f"run directory {run_path!r}: {error.strerror}") from None
-    return os.path.join(folder, name)
+        path = os.path.join(tempfile.gettempdir(), f"imgembed-{name}")
+        return path, _forgiving(path, "a")
+    except OSError:
+        return os.devnull, _forgiving(os.devnull, "a")
 
 
 @contextmanager
-def _stderr_to(path: str) -> Iterator[Any]:
+def _stderr_to(log: IO[str]) -> Iterator[IO[str]]:
     """Points file descriptor 2 at a file; gives a stream to where it pointed before."""
     sys.stderr.flush()
     python_stderr, terminal_fd = sys.stderr, os.dup(2)
-    # Never closed: log handlers of the libraries keep it to the end of the process.
-    log = open(path, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
     os.dup2(log.fileno(), 2)
-    sys.stderr = log
-    terminal_file = open(terminal_fd, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
+    sys.stderr = log  # never closed: handlers of the libraries keep it to the end of the process
+    terminal_file = _forgiving(terminal_fd, "w")
     try:
         yield terminal_file
     finally:
@@ -179,13 +216,13 @@ def _stderr_to(path: str) -> Iterator[Any]:
         terminal_file.close()
 
 
-def _log_to(path: str) -> None:
+def _log_to(log: IO[str]) -> None:
     """Sends Python's warnings and log records to the file."""
     logging.captureWarnings(True)
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    handler = logging.FileHandler(path)
+    handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)

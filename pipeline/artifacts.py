@@ -3,10 +3,12 @@
     run/graph/v0001/edges-00000-of-00001.parquet …
     run/graph/v0001/manifest.json
     run/graph/CURRENT                              -> "v0001"
+    run/.lock                                      held by the process that writes
 
 A stage writes into a fresh version folder, then its manifest, and last `CURRENT`; readers open
 only what `CURRENT` names. A crash therefore leaves the former version in force. Nothing is ever
-renamed, so the same holds on object stores.
+renamed, so the same holds on object stores. What a crash leaves is removed when the stage begins
+anew, under the lock; where there are no locks, after the next commit.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import schema, storage
+from pipeline import locking, schema, storage
 from pipeline.errors import ImgembedError
 
 _VERSION_NAME = re.compile(r"v\d{4,}")
 KEPT_VERSIONS = 2
+# Manifest key: older versions of the stage that go on being kept.
+KEEPS = "keeps"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,6 @@ class NewVersion:
     stage: str
     name: str
     folder: str  # the stage's
-    committed: bool = False
 
     @property
     def path(self) -> str:
@@ -67,7 +70,6 @@ class NewVersion:
         storage.write_atomic(self.file(schema.MANIFEST_FILE), to_json(content))
         pointer = storage.join(self.folder, schema.CURRENT_FILE)
         storage.write_atomic(pointer, f"{self.name}\n".encode())
-        self.committed = True
         return Version(self.stage, self.name, self.path, content)
 
 
@@ -101,7 +103,9 @@ class RunDir:
 
     def _check_stage(self, stage: str) -> None:
         for name in storage.entries(storage.join(self.path, stage)):
-            if not _VERSION_NAME.fullmatch(name) and not name.startswith(schema.CURRENT_FILE):
+            if not _VERSION_NAME.fullmatch(name) and not name.startswith(
+                (schema.CURRENT_FILE, ".")
+            ):
                 raise ImgembedError(
                     f"run directory {self.path!r}: {stage}/{name} is not imgembed's; "
                     "name an empty folder or a new one with --run-dir"
@@ -109,15 +113,22 @@ class RunDir:
 
     def _versions(self, stage: str) -> list[str]:
         names = storage.entries(storage.join(self.path, stage))
-        return sorted((n for n in names if _VERSION_NAME.fullmatch(n)), key=lambda n: int(n[1:]))
+        return sorted((n for n in names if _VERSION_NAME.fullmatch(n)), key=_number)
 
-    def current(self, stage: str) -> Version | None:
-        """The version in force, or None where the stage has never been committed."""
+    def _current_name(self, stage: str) -> str | None:
+        """What CURRENT says, be it right or wrong; None where the stage was never committed."""
         pointer = storage.join(self.path, stage, schema.CURRENT_FILE)
         if not storage.exists(pointer):
             return None
         with storage.open_read(pointer) as file:
-            name = file.read().decode().strip()
+            return file.read().decode(errors="replace").strip()
+
+    def current(self, stage: str) -> Version | None:
+        """The version in force, or None where the stage has never been committed."""
+        name = self._current_name(stage)
+        if name is None:
+            return None
+        pointer = storage.join(self.path, stage, schema.CURRENT_FILE)
         path = storage.join(self.path, stage, name)
         manifest = storage.join(path, schema.MANIFEST_FILE)
         try:
@@ -126,8 +137,23 @@ class RunDir:
         except (OSError, ValueError) as error:
             raise ImgembedError(
                 f"{pointer}: names version {name!r}, whose {schema.MANIFEST_FILE} cannot be read "
-                f"({error}); make the stage anew with: {schema.STAGE_COMMANDS[stage]}"
+                f"({error}); make the stage anew with: {schema.STAGE_COMMANDS[stage]} --force"
             ) from error
+
+    def version(self, stage: str, name: str) -> Version | None:
+        """A version that was committed once, or None where it is gone."""
+        path = storage.join(self.path, stage, name)
+        manifest = storage.join(path, schema.MANIFEST_FILE)
+        if not storage.exists(manifest):
+            return None
+        with storage.open_read(manifest) as file:
+            return Version(stage, name, path, json.load(file))
+
+    def is_at(self, path: str) -> bool:
+        """Whether this is the run directory at a path."""
+        if storage.is_local(self.path) and storage.is_local(path):
+            return os.path.realpath(self.path) == os.path.realpath(path)
+        return self.path.rstrip("/") == path.rstrip("/")
 
     def require(self, stage: str) -> Version:
         """The version in force; ImgembedError that names the command where there is none."""
@@ -141,29 +167,60 @@ class RunDir:
 
     @contextmanager
     def begin(self, stage: str) -> Iterator[NewVersion]:
-        """A fresh version folder; removed again unless it is committed inside the block."""
-        names = self._versions(stage)
-        name = f"v{int(names[-1][1:]) + 1 if names else 1:04d}"
-        new = NewVersion(stage, name, storage.join(self.path, stage))
-        try:
-            yield new
-        finally:
-            if new.committed:
-                self._remove_old(stage, new.name)
-            else:
-                storage.remove_tree(new.path)
+        """A fresh version folder; removed again unless it is committed inside the block.
+
+        ImgembedError where another process is at work in this run directory.
+        """
+        with locking.alone_in(self.path) as alone:
+            if alone:
+                self._remove_unfinished(stage)
+            names = self._versions(stage)
+            name = f"v{_number(names[-1]) + 1 if names else 1:04d}"
+            new = NewVersion(stage, name, storage.join(self.path, stage))
+            try:
+                storage.make_folder(new.path)  # a disk that refuses it says so before the work
+                yield new
+            finally:
+                # Asked of the file, since a signal may come right after it was written.
+                if self._current_name(stage) == new.name:
+                    self._remove_old(stage, new.name)
+                else:
+                    storage.remove_tree(new.path)
+
+    def _remove_unfinished(self, stage: str) -> None:
+        """Removes what was never committed: no manifest, or later than the version in force."""
+        current = self._current_name(stage)
+        if current is not None and not _VERSION_NAME.fullmatch(current):
+            return  # a damaged pointer: nobody knows which one was in force
+        for name in self._versions(stage):
+            folder = storage.join(self.path, stage, name)
+            later = current is None or _number(name) > _number(current)
+            if later or not storage.exists(storage.join(folder, schema.MANIFEST_FILE)):
+                storage.remove_tree(folder)
 
     def _remove_old(self, stage: str, current: str) -> None:
-        """Removes all but the latest KEPT_VERSIONS, and what was never made whole."""
+        """Removes what was never made whole, and older versions that nobody keeps."""
         folders = {name: storage.join(self.path, stage, name) for name in self._versions(stage)}
         del folders[current]
         whole = [
             n for n, f in folders.items() if storage.exists(storage.join(f, schema.MANIFEST_FILE))
         ]
-        kept = whole[-(KEPT_VERSIONS - 1) :]
+        version = self.version(stage, current)
+        keeps = version.manifest.get(KEEPS, []) if version else []
+        kept = [*whole[-(KEPT_VERSIONS - 1) :], *keeps]
         for name, folder in folders.items():
             if name not in kept:
                 storage.remove_tree(folder)
+
+
+def _number(version: str) -> int:
+    return int(version.removeprefix("v"))
+
+
+def file_marks(files: Sequence[storage.FileInfo]) -> str:
+    """Tells whether files are the same: by path, size and time of change."""
+    marks = [[info.path, info.size, info.modified] for info in files]
+    return hashlib.sha256(json.dumps(marks, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
 def fingerprint(

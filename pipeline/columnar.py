@@ -6,17 +6,45 @@ key hashes to it; which shard a row is in, and so how many there are, never show
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from pipeline.hashing import hash_values
 
 # A table and the shard that it belongs to.
 Keyed = tuple[int, pa.Table]
+
+
+# Where tables between steps are kept as files, and how large one must be: see `spilling`.
+_SPILL_BYTES = 1 << 17
+_spill_folder: str | None = None
+_spill_names = itertools.count()
+_INLINE, _IN_FILE = b"\x00", b"\x01"
+
+
+@contextmanager
+def spilling(folder: str) -> Iterator[None]:
+    """Keeps large tables between the steps of an embedded job in files of a local folder.
+
+    The embedded runner holds all that it shuffles in memory, several times over; with this it holds
+    paths. The folder is made when it is needed and removed at the end. Other engines have a shuffle
+    of their own, and their workers, being other processes, never see the folder.
+    """
+    global _spill_folder
+    _spill_folder = folder
+    try:
+        yield
+    finally:
+        _spill_folder = None
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class TableCoder(beam.coders.Coder):
@@ -31,6 +59,9 @@ class TableCoder(beam.coders.Coder):
     def decode(self, encoded: bytes) -> pa.Table:
         return pa.ipc.open_stream(encoded).read_all()
 
+    def estimate_size(self, value: pa.Table) -> int:
+        return int(value.nbytes)  # without this Beam encodes a table a second time to measure it
+
     def is_deterministic(self) -> bool:
         return True
 
@@ -38,24 +69,66 @@ class TableCoder(beam.coders.Coder):
         return pa.Table
 
 
-beam.coders.registry.register_coder(pa.Table, TableCoder)
+class Parcel:
+    """A table on its way from one step to another, read where it is needed.
 
-
-def hash_values(column: pa.ChunkedArray | pa.Array, *, salt: str | bytes) -> np.ndarray:
-    """A 64-bit hash of each value: the same on every machine, in every run.
-
-    column: strings, nulls hash as the empty string. salt: what the hash is for; hashes under two
-    salts have nothing in common. Returns [rows] uint64.
+    While `spilling`, a large one lies in a file, and only its path goes through Beam.
     """
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    encoded = pc.dictionary_encode(pc.fill_null(column, ""))
-    key = salt.encode() if isinstance(salt, str) else salt
-    digests = b"".join(
-        hashlib.blake2b(value.encode(), digest_size=8, key=key).digest()
-        for value in encoded.dictionary.to_pylist()
-    )
-    return np.frombuffer(digests, dtype="<u8")[encoded.indices.to_numpy(zero_copy_only=False)]
+
+    def __init__(self, content: pa.Table | str) -> None:
+        self._content = content
+
+    def table(self) -> pa.Table:
+        """The table."""
+        if isinstance(self._content, str):
+            with pa.OSFile(self._content, "rb") as file:
+                return pa.ipc.open_stream(file).read_all()
+        return self._content
+
+    def spilled(self) -> str | None:
+        """The file that the table lies in, written if that is called for; None if it is small."""
+        if isinstance(self._content, str):
+            return self._content
+        if _spill_folder is None or self._content.nbytes < _SPILL_BYTES:
+            return None
+        self._content = _spill(_spill_folder, self._content)
+        return self._content
+
+
+class ParcelCoder(beam.coders.Coder):
+    """A parcel as the path of its file, or as the table itself."""
+
+    def encode(self, value: Parcel) -> bytes:
+        path = value.spilled()
+        if path is not None:
+            return _IN_FILE + path.encode()
+        return _INLINE + TableCoder().encode(value.table())
+
+    def decode(self, encoded: bytes) -> Parcel:
+        kind, content = encoded[:1], encoded[1:]
+        return Parcel(content.decode() if kind == _IN_FILE else TableCoder().decode(content))
+
+    def estimate_size(self, value: Parcel) -> int:
+        return 100  # of a path; Beam asks for every so many elements, and a table is not to be read
+
+    def is_deterministic(self) -> bool:
+        return True
+
+    def to_type_hint(self) -> type[Parcel]:
+        return Parcel
+
+
+def _spill(folder: str, table: pa.Table) -> str:
+    """Writes a table to a new file; returns its path."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"{next(_spill_names):06d}.arrow")
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+beam.coders.registry.register_coder(pa.Table, TableCoder)
+beam.coders.registry.register_coder(Parcel, ParcelCoder)
 
 
 def split_by_shard(table: pa.Table, shard: np.ndarray, shards: int) -> Iterator[Keyed]:
@@ -93,6 +166,12 @@ def concatenate(tables: Iterable[pa.Table], schema: pa.Schema | None = None) -> 
     return pa.concat_tables(parts).combine_chunks()
 
 
+def concatenate_ascending(tables: Iterable[pa.Table], column: str, schema: pa.Schema) -> pa.Table:
+    """One table of parts that ascend in a column of numbers and do not overlap."""
+    parts = [table for table in tables if table.num_rows]
+    return concatenate(sorted(parts, key=lambda table: table[column][0].as_py()), schema)
+
+
 @dataclass
 class SplitByColumn(beam.PTransform):
     """Cuts tables by the hash of a column of strings.
@@ -122,6 +201,51 @@ class GatherShards(beam.PTransform):
             | "Group" >> beam.GroupByKey()
             | "Concatenate" >> beam.MapTuple(_concatenate_shard).with_output_types(Keyed)
         )
+
+
+@dataclass
+class JoinShards(beam.PTransform):
+    """Brings the tables of each shard together, each kind by its own name.
+
+    Input: {kind: (shard, pa.Table)}. Output: (shard, {kind: its tables}), in no order that could be
+    relied on, one element a shard that has any. Beam's CoGroupByKey would pickle the tables, and
+    read and write them twice.
+    """
+
+    def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[Joined]:
+        parcels = [
+            tables | f"Pack_{kind}" >> beam.Map(_pack, kind).with_output_types(_Packed)
+            for kind, tables in inputs.items()
+        ]
+        together = parcels[0] if len(parcels) == 1 else parcels | "Flatten" >> beam.Flatten()
+        return together | "Group" >> beam.GroupByKey() | "Sort" >> beam.Map(_by_kind, tuple(inputs))
+
+
+class Tables:
+    """Tables of one kind, each read when it is its turn."""
+
+    def __init__(self) -> None:
+        self.parcels: list[Parcel] = []
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return (parcel.table() for parcel in self.parcels)
+
+
+_Packed = tuple[int, tuple[str, Parcel]]
+Joined = tuple[int, Mapping[str, Tables]]
+
+
+def _pack(keyed: Keyed, kind: str) -> _Packed:
+    shard, table = keyed
+    return shard, (kind, Parcel(table))
+
+
+def _by_kind(element: tuple[int, Iterable[tuple[str, Parcel]]], kinds: Sequence[str]) -> Joined:
+    shard, packed = element
+    joined = {kind: Tables() for kind in kinds}
+    for kind, parcel in packed:
+        joined[kind].parcels.append(parcel)
+    return shard, joined
 
 
 def _concatenate_shard(shard: int, tables: Iterable[pa.Table]) -> Keyed:

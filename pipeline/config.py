@@ -24,8 +24,8 @@ class SessionsConfig(Section):
     """The session logs: where they are, what their columns are called, what a session is."""
 
     path: str | None = Field(None, description="file, folder or glob of the session logs")
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = Field(
-        "auto", description="auto takes it from the file's extension"
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "avro", "tfrecord"] = Field(
+        "auto", description="auto takes it from the file's extension, else from its first bytes"
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="our column name: the log's column name"
@@ -38,6 +38,15 @@ class SessionsConfig(Section):
     )
     max_events: Count = Field(500, description="sessions with more events are bots: left out")
     max_images: Count = Field(50, description="distinct images of a session that count, the first")
+    max_sessions_per_user: Count | None = Field(
+        None, description="sessions of one user that count, drawn by hash; null = all"
+    )
+    actions: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="weight of an event by its action; 1 for any other"
+    )
+    previous: str | None = Field(
+        None, description="run directory whose counts these logs are added to (--since)"
+    )
     max_rejected_fraction: Share = Field(
         0.01, description="the stage fails when a larger share of the rows cannot be read"
     )
@@ -51,11 +60,64 @@ class HoldoutConfig(Section):
 
 
 class GraphConfig(Section):
-    """How co-occurrences become weighted edges."""
+    """How co-occurrences become weighted edges; the settings prune in the order they stand in."""
 
-    measure: Literal["count", "cosine", "llr"] = Field("llr", description="the weight of an edge")
+    measure: Literal["count", "jaccard", "cosine", "lift", "pmi", "ppmi", "npmi", "llr"] = Field(
+        "llr", description="the weight of an edge"
+    )
+    discount: Literal["none", "size", "log"] = Field(
+        "none", description="what a pair of a session of n images adds: 1, 1/(n-1) or 1/log2(n)"
+    )
+    half_life_days: float | None = Field(
+        None, gt=0, description="after so many days a session adds half to an edge's strength"
+    )
     min_sessions: Count = Field(2, description="an edge of fewer sessions is left out")
-    top_k: Count = Field(10, description="out-edges that an image keeps, the strongest")
+    min_users: Count = Field(
+        1, description="an edge or a query of fewer distinct users is left out"
+    )
+    min_significance: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="largest p-value of an edge's log-likelihood ratio, such as 0.001"
+    )
+    max_degree: Count | None = Field(
+        None, description="edges to one image that are kept, the strongest: against hubs"
+    )
+    top_k: Count = Field(10, description="edges from one image that are kept, the strongest")
+    symmetry: Literal["directed", "mutual", "union"] = Field(
+        "directed", description="mutual: only edges kept in both directions; union: both of either"
+    )
+    keep_counts: bool = Field(
+        False, description="also write all counts, for a later run to be added to"
+    )
+    edges_tsv: bool = Field(False, description="also write edges.tsv: src, dst, weight")
+
+
+class EdgesConfig(Section):
+    """A ready edge list in place of the logs."""
+
+    path: str | None = Field(None, description="file, folder or glob of the edge list")
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "avro", "tfrecord"] = Field(
+        "auto", description="auto takes it from the file's extension"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our column name (src, dst, weight): the list's"
+    )
+    max_rejected_fraction: Share = Field(
+        0.01, description="the stage fails when a larger share of the rows cannot be read"
+    )
+
+
+class PrivacyConfig(Section):
+    """Differential privacy of the published counts; off unless epsilon is set."""
+
+    epsilon: float | None = Field(
+        None, gt=0, description="the largest privacy loss of one user, such as 1"
+    )
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        1e-6, description="chance that epsilon does not hold; far below 1 / users"
+    )
+    max_pairs_per_user: Count = Field(
+        50, description="pairs, images and (query, image)s that one user adds, drawn by hash"
+    )
 
 
 class ImagesConfig(Section):
@@ -129,6 +191,9 @@ class RunnerConfig(Section):
     """Where the Beam jobs run."""
 
     name: str = Field("direct", description="direct | dataflow | flink")
+    workers: Literal["auto"] | Count = Field(
+        "auto", description="threads of the direct runner; auto = one a core"
+    )
     shards: Literal["auto"] | Count = Field(
         "auto", description="parts the data is cut into; the result does not depend on it"
     )

@@ -6,11 +6,17 @@ try to download another engine, and its local worker processes can lose rows.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult
 
+from pipeline import storage
+from pipeline.columnar import spilling
 from pipeline.config import RUNNERS, RunnerConfig
 from pipeline.errors import ConfigError, ImgembedError
 
@@ -38,18 +44,39 @@ def make_pipeline(config: RunnerConfig) -> beam.Pipeline:
         ) from None
 
 
-def run(pipeline: beam.Pipeline) -> dict[str, int]:
+def threads(config: RunnerConfig) -> int:
+    """How many elements a step works on at a time in one process: `runner.workers`."""
+    if config.workers != "auto":
+        return config.workers
+    # The workers of a cluster have a process a core.
+    return os.cpu_count() or 1 if config.name == "direct" else 1
+
+
+def run(pipeline: beam.Pipeline, *, work: str | None = None) -> dict[str, int]:
     """Runs to the end; returns all counters as {"namespace/name": value}.
+
+    work: a folder for large tables between steps, where the runner is the embedded one; it is
+    removed at the end. In a bucket it stands for a folder of this machine's own.
 
     Raises ImgembedError where a step raised one: Beam wraps it in a RuntimeError.
     """
     try:
-        result = pipeline.run()
-        result.wait_until_finish()
+        with _shuffle(pipeline, work):
+            result = pipeline.run()
+            result.wait_until_finish()
     except Exception as error:
         _raise_ours(error)
         raise
     return counters(result)
+
+
+def _shuffle(pipeline: beam.Pipeline, work: str | None) -> AbstractContextManager[object]:
+    options = pipeline.options.view_as(StandardOptions)
+    if work is None or options.runner != RUNNERS["direct"]:
+        return nullcontext()
+    if storage.is_local(work):
+        return spilling(os.path.join(work, "shuffle"))
+    return spilling(tempfile.mkdtemp(prefix="imgembed-"))
 
 
 def _raise_ours(error: BaseException | None) -> None:

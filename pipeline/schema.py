@@ -81,6 +81,36 @@ HOLDOUT_SCHEMA = pa.schema(
         ("query", pa.string()),  # null where the log has none
     ]
 )
+# Counts before pruning, for a later run to be added to; hashes of image ids and of queries.
+COUNTS_FOLDER = "counts"
+COUNTED_PAIRS, COUNTED_IMAGES = "pairs", "images"
+COUNTED_QUERIES, COUNTED_QUERY_USERS, COUNTED_INPUTS = "queries", "query_users", "inputs"
+PAIR_COUNT_SCHEMA = pa.schema(
+    [
+        ("low", pa.uint64()),
+        ("high", pa.uint64()),
+        ("sessions", pa.int64()),
+        ("users", pa.int64()),
+        ("strength", pa.int64()),  # units of 2^-24
+    ]
+)
+IMAGE_COUNT_SCHEMA = pa.schema(
+    [("image", pa.uint64()), ("image_id", pa.string()), ("sessions", pa.int64())]
+)
+QUERY_COUNT_SCHEMA = pa.schema(
+    [
+        ("query", pa.uint64()),
+        ("image", pa.uint64()),
+        ("sessions", pa.int64()),
+        ("users", pa.int64()),
+    ]
+)
+QUERY_USER_COUNT_SCHEMA = pa.schema(
+    [("query", pa.uint64()), ("users", pa.int64()), ("text", pa.string())]
+)
+INPUT_SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("modified", pa.float64())])
+EDGES_TSV_FILE = "edges.tsv"
+
 REJECTED_SCHEMA = pa.schema(
     [
         ("file", pa.string()),

@@ -6,13 +6,21 @@ goes through Beam's file systems.
 
 from __future__ import annotations
 
+import errno
 import glob
+import io
 import os
 import posixpath
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, cast
+
+from pipeline.errors import ImgembedError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,32 @@ class FileInfo:
     modified: float
 
 
+def explain(error: OSError, *, run_dir: str = "") -> str | None:
+    """What the system says of a file or a full disk, in one line; None where it names no file.
+
+    run_dir: the run directory of the command; another one can be named, as the line then says.
+    """
+    path = "" if error.filename is None else os.fsdecode(error.filename)
+    if error.errno not in _FULL:
+        said = error.strerror or type(error).__name__
+        return f"{path}: {said[:1].lower()}{said[1:]}" if path else None
+    temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - to know it, not to write there
+    other = "--run-dir"
+    if path and not _within(path, run_dir) and _within(path, temporary):
+        other = "the environment variable TMPDIR"
+    where = path or run_dir
+    if not where:  # outside of a run, it is what stdout goes to
+        return "no space left where the output goes: free some"
+    return f"no space left on the disk of {where}: free some, or name another folder with {other}"
+
+
+def _within(path: str, folder: str) -> bool:
+    if not folder:
+        return False
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
+
+
 def describe(path: str) -> FileInfo:
     """What `list_files` would say of one file; for a file in a bucket only its path, unasked."""
     if not is_local(path):
@@ -33,6 +67,20 @@ def describe(path: str) -> FileInfo:
     except OSError:  # it is missing; whoever reads it will say so
         return FileInfo(path, 0, 0.0)
     return FileInfo(path, found.st_size, found.st_mtime)
+
+
+def changed(before: Iterable[FileInfo]) -> list[str]:
+    """Paths of the local files that are not as they were; ImgembedError where one has vanished."""
+    found = []
+    for info in before:
+        if not is_local(info.path):
+            continue
+        now = describe(info.path)
+        if now != info and not os.path.exists(info.path):
+            raise ImgembedError(f"{info.path}: has vanished while it was wanted; run it again")
+        if now != info:
+            found.append(info.path)
+    return found
 
 
 def is_local(path: str) -> bool:
@@ -70,15 +118,28 @@ def list_files(path: str) -> list[FileInfo]:
     """The files that a file, folder or glob names, sorted by path; hidden ones are left out.
 
     Names that begin with a dot or an underscore are hidden, as they are for Spark and Hive.
+    ImgembedError where a name in a folder leads to no file, so that nothing is left out unsaid.
     """
     if is_local(path):
-        found = [describe(name) for name in _local_files(path)]
+        found = [_found(name) for name in _local_files(path) if not _is_hidden(name)]
     else:
-        found = _bucket_files(path)
-    return sorted(
-        (info for info in found if not os.path.basename(info.path).startswith((".", "_"))),
-        key=lambda info: info.path,
-    )
+        found = [info for info in _bucket_files(path) if not _is_hidden(info.path)]
+    return sorted(found, key=lambda info: info.path)
+
+
+def _is_hidden(path: str) -> bool:
+    return os.path.basename(path).startswith((".", "_"))
+
+
+def _found(path: str) -> FileInfo:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        what = "is a link to a file that is missing" if os.path.islink(path) else "has vanished"
+        raise ImgembedError(f"{path}: {what}; put it back, or take it out of the folder") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ImgembedError(f"{path}: is neither a file nor a folder; take it out of the folder")
+    return FileInfo(path, found.st_size, found.st_mtime)
 
 
 def _bucket_files(path: str) -> list[FileInfo]:
@@ -98,21 +159,45 @@ def open_read(path: str) -> IO[bytes]:
     return cast("IO[bytes]", _beam_files().open(path, compression_type="uncompressed"))
 
 
+class _LocalFile(io.FileIO):
+    """A file whose failed writes tell its name, which the system leaves out."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.name) from None
+
+
 def open_write(path: str) -> IO[bytes]:
     """Opens a file for writing; its folder is made where the file system has folders."""
     if is_local(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        return open(path, "wb")
+        return io.BufferedWriter(_LocalFile(path, "wb"))
     return cast("IO[bytes]", _beam_files().create(path, compression_type="uncompressed"))
 
 
 def write_atomic(path: str, data: bytes) -> None:
     """Writes a small file so that a reader sees the old content or the new, never a part."""
-    target = path + ".part" if is_local(path) else path  # a bucket's upload is atomic
-    with open_write(target) as file:
-        file.write(data)
-    if target != path:
-        os.replace(target, path)
+    if not is_local(path):  # a bucket's upload is atomic
+        with open_write(path) as file:
+            file.write(data)
+        return
+    part = path + ".part"
+    try:
+        with open_write(part) as file:
+            file.write(data)
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part)
+        raise
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder, and those above it, where the file system has folders."""
+    if is_local(path):
+        os.makedirs(path, exist_ok=True)
 
 
 def exists(path: str) -> bool:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema, storage
-from pipeline.columnar import Keyed, concatenate, sort_rows
+from pipeline.columnar import Keyed, concatenate, concatenate_ascending, sort_rows
 from pipeline.errors import ImgembedError
 
-_BYTES_A_FILE = 512 << 20  # of input
+_BYTES_A_FILE = 128 << 20  # of input
 _BYTES_A_SHARD = 128 << 20  # of input; what one worker holds at a time is several times that
 _ROW_GROUP = 131_072
 
@@ -35,9 +35,12 @@ def shard_count(setting: int | str, input_bytes: int) -> int:
 
 
 def write_parquet(path: str, table: pa.Table) -> None:
-    """One file, zstd, the same bytes for the same rows."""
+    """One file, zstd, the same bytes for the same rows; encoded strings are strings in it."""
+    encoded = any(pa.types.is_dictionary(field.type) for field in table.schema)
     with storage.open_write(path) as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
+        pq.write_table(
+            table, file, compression="zstd", row_group_size=_ROW_GROUP, store_schema=not encoded
+        )
 
 
 @dataclass
@@ -54,6 +57,7 @@ class WriteParquet(beam.PTransform):
     files: int
     table_schema: pa.Schema
     sort_by: Sequence[str]
+    in_order: bool = False  # each part ascends already, and the parts of a file do not overlap
 
     def expand(self, keyed: beam.PCollection[Keyed]) -> beam.PCollection[pa.Table]:
         empty = [(index, self.table_schema.empty_table()) for index in range(self.files)]
@@ -66,7 +70,10 @@ class WriteParquet(beam.PTransform):
         )
 
     def _write(self, index: int, parts: Iterable[pa.Table]) -> pa.Table:
-        table = sort_rows(concatenate(parts), self.sort_by)
+        if self.in_order:
+            table = concatenate_ascending(parts, self.sort_by[0], self.table_schema)
+        else:
+            table = sort_rows(concatenate(parts), self.sort_by)
         name = schema.shard_name(self.prefix, index, self.files, "parquet")
         write_parquet(storage.join(self.folder, name), table)
         return table

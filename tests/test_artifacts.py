@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline import storage
+from pipeline import locking, storage
 from pipeline.artifacts import RunDir, fingerprint
 from pipeline.errors import ImgembedError
 
@@ -48,10 +49,39 @@ def test_a_version_that_was_written_but_not_committed_is_not_read(tmp_path):
     # As a machine leaves it that loses power before CURRENT is written.
     (tmp_path / "graph" / "v0002").mkdir()
     (tmp_path / "graph" / "v0002" / "half.txt").write_text("half")
+    # Or between its manifest and CURRENT.
+    shutil.copytree(tmp_path / "graph" / "v0001", tmp_path / "graph" / "v0003")
     assert run.require("graph").name == "v0001"
-    assert commit(run).name == "v0003"
-    # It goes with the next commit; the former version that was whole stays.
+    with run.begin("graph") as new:
+        assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001", "v0002"]
+        assert os.listdir(new.path) == []
+        new.commit({})
+    assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001", "v0002"]
+
+
+def test_without_a_lock_nothing_of_another_run_is_removed_before_the_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(locking, "_take", lambda folder: None)  # as in a bucket
+    run = RunDir.open(str(tmp_path))
+    commit(run)
+    (tmp_path / "graph" / "v0002").mkdir()
+    with run.begin("graph") as new:
+        assert new.name == "v0003"
+        assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001", "v0002", "v0003"]
+        new.commit({})
     assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001", "v0003"]
+
+
+def test_what_is_committed_stays_whatever_comes_right_after(tmp_path):
+    run = RunDir.open(str(tmp_path))
+
+    def interrupted():
+        with run.begin("graph") as new:
+            new.commit({})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert run.require("graph").name == "v0001"
 
 
 def test_old_versions_go_only_after_a_commit_and_the_last_two_stay(tmp_path):

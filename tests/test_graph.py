@@ -1,19 +1,16 @@
-"""The graph: counts against SQL, the measures against scipy, and the same bytes always."""
+"""The graph: counts against SQL, and the same bytes always."""
 
 import json
 import random
 import sqlite3
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import chi2_contingency
 
 from pipeline.artifacts import RunDir
 from pipeline.config import GraphConfig, HoldoutConfig, RunnerConfig, SessionsConfig
 from pipeline.errors import ImgembedError
-from pipeline.graph import measures
 from pipeline.graph.job import build_graph
 from pipeline.runner import make_pipeline
 
@@ -103,30 +100,6 @@ def test_all_counts_are_those_of_a_database(tmp_path, log):
     for edge in table(version, "edges"):
         assert edge["src_sessions"] == of_image[edge["src"]]
         assert edge["dst_sessions"] == of_image[edge["dst"]]
-
-
-def test_the_llr_is_scipys_g_statistic_with_the_sign_of_the_association():
-    draw = np.random.default_rng(0)
-    population = 1000
-    n_i, n_j = draw.integers(1, 400, 200), draw.integers(1, 400, 200)
-    c = np.minimum(draw.integers(1, 80, 200), np.minimum(n_i, n_j))
-    found = measures.llr(c, n_i, n_j, population)
-    for k, i, j, value in zip(c, n_i, n_j, found, strict=True):
-        cells = np.array([[k, i - k], [j - k, population - i - j + k]])
-        expected = chi2_contingency(cells, correction=False, lambda_="log-likelihood").statistic
-        sign = 1 if k * population >= i * j else -1
-        assert value == pytest.approx(sign * expected, rel=1e-9, abs=1e-9)
-
-
-def test_measures_at_the_edges_of_their_range():
-    one = np.array([1])
-    # All sessions hold both: nothing is learned from that, and nothing is divided by zero.
-    assert measures.llr(10 * one, 10 * one, 10 * one, 10) == pytest.approx([0.0])
-    # Two images that are always together, in 1 of 4 sessions: 2 (ln 4 + 3 ln (4/3)).
-    expected = 2 * (np.log(4) + 3 * np.log(4 / 3))
-    assert measures.llr(one, one, one, 4) == pytest.approx([expected])
-    assert measures.cosine(3 * one, 9 * one, 4 * one, 100) == pytest.approx([0.5])  # 3 / (3 * 2)
-    assert measures.count(3 * one, 9 * one, 4 * one, 100).tolist() == [3.0]
 
 
 def test_an_image_keeps_its_heaviest_edges_in_order(tmp_path, log):

@@ -21,6 +21,7 @@ def export(
     images: str | None,
     force: bool,
     runner: str | None,
+    workers: str | None,
     beam_options: tuple[str, ...],
     **common: Any,
 ) -> None:
@@ -30,6 +31,6 @@ def export(
     """
     from cli.command import stages
 
-    flags = {"images.path": images, "runner.name": runner}
+    flags = {"images.path": images, "runner.name": runner, "runner.workers": workers}
     with stages("export", flags, beam_options, force=force, **common) as command:
         command.show(command.stages.export())

@@ -17,6 +17,7 @@ def train(
     no_export: bool,
     force: bool,
     runner: str | None,
+    workers: str | None,
     beam_options: tuple[str, ...],
     **common: Any,
 ) -> None:
@@ -27,7 +28,13 @@ def train(
     """
     from cli.command import stages
 
-    with stages("train", {"runner.name": runner}, beam_options, force=force, **common) as command:
+    with stages(
+        "train",
+        {"runner.name": runner, "runner.workers": workers},
+        beam_options,
+        force=force,
+        **common,
+    ) as command:
         command.show(command.stages.train())
         if not no_export:
             command.show(command.stages.export())

@@ -7,24 +7,35 @@ length) is found out from its first rows, before any job runs.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import math
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage, tables
+from pipeline import schema, storage
 from pipeline.config import ImagesConfig
 from pipeline.errors import ConfigError, ImgembedError
+from pipeline.tables.blocks import EMPTY_REJECTED, rejected_rows
+from pipeline.tables.blocks import Block as TableBlock
+from pipeline.tables.files import (
+    EXTENSIONS,
+    TableFile,
+    find_tables,
+    table_extension,
+    table_file,
+)
+from pipeline.tables.names import check_unique, column_names, own_names
+from pipeline.tables.parts import read_blocks, split_parts
+from pipeline.tables.recognition import BOM
+from pipeline.tables.streams import open_path, reading
 
 Content = Literal["image", "features"]
 COLUMNS = ("image_id", "image", "uri", "features", "label", "text", "split")
@@ -46,6 +57,8 @@ PICTURE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
     *(".ppm", ".pgm", ".pbm", ".ico"),
 )
+FORMATS = ("jsonl", "csv", "tsv", "parquet")
+TABLE_EXTENSIONS = tuple(name for name, format in EXTENSIONS.items() if format in FORMATS)
 BLOCK_ROWS = 512  # pictures are large: as many are in memory at once
 _FEATURE_SEPARATORS = re.compile(r"[\s;,]+")
 
@@ -72,7 +85,7 @@ class Task:
     content: Content
     feature_dim: int | None
     pictures: tuple[str, ...] = ()
-    file: tables.TableFile | None = None
+    file: TableFile | None = None
     columns: tuple[tuple[str, str], ...] = ()
 
 
@@ -118,15 +131,15 @@ def input_files(config: ImagesConfig) -> list[storage.FileInfo]:
     name goes unnoticed.
     """
     found = inspect(config)
-    files = list(found.inputs)
+    inputs = list(found.inputs)
     for task in found.tasks:
         uri = dict(task.columns).get("uri")
         if task.file is not None and uri is not None:
             folder = os.path.dirname(task.file.path)
-            for block in tables.read_blocks(task.file, {"uri": uri}):
-                uris = block.table["uri"].drop_null().to_pylist() if block.table.num_rows else []
-                files += [storage.describe(resolve(str(uri), folder)) for uri in uris]
-    return files
+            for block in _table_blocks(task.file, {"uri": uri}):
+                uris = block.table["uri"].drop_null().to_pylist()
+                inputs += [storage.describe(resolve(str(uri), folder)) for uri in uris]
+    return inputs
 
 
 def prepared_bytes(files: Sequence[storage.FileInfo], image_size: int) -> int:
@@ -135,12 +148,11 @@ def prepared_bytes(files: Sequence[storage.FileInfo], image_size: int) -> int:
 
 
 def _has_table(found: Sequence[storage.FileInfo]) -> bool:
-    return any(_extension(info.path) in tables.EXTENSIONS for info in found)
+    return any(_extension(info.path) in TABLE_EXTENSIONS for info in found)
 
 
 def _extension(path: str) -> str:
-    stem, extension = os.path.splitext(path.lower())
-    return os.path.splitext(stem)[1] if extension == ".gz" else extension
+    return table_extension(path)[0]
 
 
 def _inspect_folder(config: ImagesConfig, found: Sequence[storage.FileInfo]) -> Catalog:
@@ -148,7 +160,7 @@ def _inspect_folder(config: ImagesConfig, found: Sequence[storage.FileInfo]) -> 
     if not pictures:
         raise ImgembedError(
             f"images.path: {config.path!r} holds neither a picture "
-            f"({', '.join(PICTURE_EXTENSIONS)}) nor a table ({', '.join(tables.EXTENSIONS)}); "
+            f"({', '.join(PICTURE_EXTENSIONS)}) nor a table ({', '.join(TABLE_EXTENSIONS)}); "
             f"found {found[0].path!r}"
         )
     if config.columns:
@@ -165,19 +177,27 @@ def _inspect_folder(config: ImagesConfig, found: Sequence[storage.FileInfo]) -> 
 
 def _inspect_tables(config: ImagesConfig) -> Catalog:
     path = cast(str, config.path)
-    files = tables.find_tables(path, format=config.format, key="images.path")
-    mapped = [(file, _map_columns(file, config.columns)) for file in files]
+    found = _table_files(config, path)
+    mapped = [(file, _map_columns(file, config.columns)) for file in found]
     content, dim = _first_content(mapped, path)
     tasks = tuple(
         Task(content, dim, file=file, columns=tuple(columns.items())) for file, columns in mapped
     )
-    inputs = tuple(storage.FileInfo(f.path, f.size, f.modified) for f in files)
+    inputs = tuple(storage.FileInfo(f.path, f.size, f.modified) for f in found)
     return Catalog(content, dim, tasks, inputs)
 
 
-def _map_columns(file: tables.TableFile, mapping: Mapping[str, str]) -> dict[str, str]:
+def _table_files(config: ImagesConfig, path: str) -> list[TableFile]:
+    """The tables; without a named format only by extension: beside them may lie many pictures."""
+    if config.format != "auto":
+        return find_tables(path, format=config.format, key="images.path")
+    found = [table_file(info, "auto") for info in storage.list_files(path)]
+    return [file for file in found if file is not None and file.format in FORMATS]
+
+
+def _map_columns(file: TableFile, mapping: Mapping[str, str]) -> dict[str, str]:
     """{our name: the file's name} of the columns that the file has; an empty file has none."""
-    present = tables.column_names(file)
+    present = column_names(file)
     if not present:
         return {}
     has = f"{file.path} has the columns {', '.join(present)}"
@@ -186,14 +206,15 @@ def _map_columns(file: tables.TableFile, mapping: Mapping[str, str]) -> dict[str
             raise ConfigError(f"images.columns.{ours}: unknown; there are {', '.join(COLUMNS)}")
         if theirs not in present:
             raise ConfigError(f"images.columns.{ours}: no column {theirs!r}; {has}")
-    names = tables.own_names(COLUMNS, mapping)
+    names = own_names(COLUMNS, mapping)
     columns = {ours: theirs for ours, theirs in names.items() if theirs in present}
+    check_unique(file, present, columns)
     _require_columns(file, columns, has)
     # The keys of a JSON row may first appear late in the file.
     return names if file.format == "jsonl" else columns
 
 
-def _require_columns(file: tables.TableFile, columns: Mapping[str, str], has: str) -> None:
+def _require_columns(file: TableFile, columns: Mapping[str, str], has: str) -> None:
     if "image_id" not in columns:
         raise ConfigError(f"images.columns.image_id: no column 'image_id'; {has}")
     if not set(SOURCES) & set(columns):
@@ -206,7 +227,7 @@ def _require_columns(file: tables.TableFile, columns: Mapping[str, str], has: st
 
 
 def _first_content(
-    mapped: Sequence[tuple[tables.TableFile, dict[str, str]]], path: str
+    mapped: Sequence[tuple[TableFile, dict[str, str]]], path: str
 ) -> tuple[Content, int | None]:
     """Ready features where the catalog's first row that can be read has any, else pictures."""
     seen = False
@@ -244,7 +265,7 @@ def _picture_block(paths: Sequence[str]) -> Block:
             "file": list(paths),
         }
     )
-    return Block(_complete(table, np.ones(len(paths), np.int64)), tables.EMPTY_REJECTED)
+    return Block(_complete(table, np.ones(len(paths), np.int64)), EMPTY_REJECTED)
 
 
 def _complete(table: pa.Table, rows: np.ndarray) -> pa.Table:
@@ -272,7 +293,7 @@ class Row:
     content: str
 
 
-def _raw_rows(file: tables.TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
+def _raw_rows(file: TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
     if not columns:
         return
     readers = {"jsonl": _jsonl_rows, "parquet": _parquet_rows}
@@ -281,32 +302,18 @@ def _raw_rows(file: tables.TableFile, columns: Mapping[str, str]) -> Iterator[li
         yield [_check(row, folder) if row.reason is None else row for row in rows]
 
 
-def _jsonl_rows(file: tables.TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
-    with _open_text(file) as source:
-        lines = enumerate(_whole_lines(source, file.path), 1)
+def _jsonl_rows(file: TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
+    with reading(file.path, file.format), open_path(file.path, file.compression) as source:
+        lines = enumerate(source, 1)
         # A blank line is no row, but it counts as a line.
         rows = (_jsonl_row(n, line, columns) for n, line in lines if line.strip())
         while block := list(itertools.islice(rows, BLOCK_ROWS)):
             yield block
 
 
-def _open_text(file: tables.TableFile) -> IO[bytes]:
-    source = storage.open_read(file.path)
-    return cast("IO[bytes]", gzip.open(source, "rb")) if file.gzipped else source
-
-
-def _whole_lines(source: IO[bytes], path: str) -> Iterator[bytes]:
-    """The lines; a gzip file that lacks its end is an error, not a short file."""
-    try:
-        for number, line in enumerate(source):
-            yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-    except EOFError as error:
-        raise ImgembedError(f"{path}: the gzip file is cut short; copy it anew") from error
-    except (OSError, zlib.error) as error:
-        raise ImgembedError(f"{path}: not readable ({error})") from error
-
-
 def _jsonl_row(number: int, line: bytes, columns: Mapping[str, str]) -> Row:
+    if number == 1:
+        line = line.removeprefix(BOM)
     content = line.decode("utf-8", "replace").rstrip("\r\n")
     try:
         found = orjson.loads(line)
@@ -318,8 +325,8 @@ def _jsonl_row(number: int, line: bytes, columns: Mapping[str, str]) -> Row:
     return Row(number, values, None, content)
 
 
-def _csv_rows(file: tables.TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
-    for block in tables.read_blocks(file, columns):
+def _csv_rows(file: TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
+    for block in _table_blocks(file, columns):
         yield [
             Row(bad["row"], {}, bad["reason"], bad["content"]) for bad in block.rejected.to_pylist()
         ]
@@ -332,17 +339,18 @@ def _csv_rows(file: tables.TableFile, columns: Mapping[str, str]) -> Iterator[li
             ]
 
 
-def _parquet_rows(file: tables.TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
+def _table_blocks(file: TableFile, columns: Mapping[str, str]) -> Iterator[TableBlock]:
+    for part in split_parts(file):
+        yield from read_blocks(part, columns)
+
+
+def _parquet_rows(file: TableFile, columns: Mapping[str, str]) -> Iterator[list[Row]]:
     numbers = itertools.count(1)
-    try:
-        with storage.open_read(file.path) as source:
-            batches = pq.ParquetFile(source).iter_batches(BLOCK_ROWS, columns=[*columns.values()])
-            for batch in batches:
-                found = ({o: row[t] for o, t in columns.items()} for row in batch.to_pylist())
-                yield [Row(next(numbers), row, None, _as_json(row)) for row in found]
-    except (OSError, pa.ArrowException) as error:
-        detail = " ".join(str(error).split())
-        raise ImgembedError(f"{file.path}: not readable as parquet ({detail})") from error
+    with reading(file.path, file.format), storage.open_read(file.path) as source:
+        batches = pq.ParquetFile(source).iter_batches(BLOCK_ROWS, columns=[*columns.values()])
+        for batch in batches:
+            found = ({o: row[t] for o, t in columns.items()} for row in batch.to_pylist())
+            yield [Row(next(numbers), row, None, _as_json(row)) for row in found]
 
 
 def _as_json(values: Mapping[str, Any]) -> str:
@@ -476,7 +484,7 @@ def _block(task: Task, path: str, rows: Iterable[Row]) -> Block:
     table = pa.table({**columns, "file": pa.array([path] * len(good), pa.string())})
     return Block(
         _complete(table, np.asarray([row.number for row in good], np.int64)),
-        tables.rejected_rows(path, *zip(*bad, strict=True)) if bad else tables.EMPTY_REJECTED,
+        rejected_rows(path, *zip(*bad, strict=True)) if bad else EMPTY_REJECTED,
     )
 
 

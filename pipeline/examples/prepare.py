@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from pipeline import columnar, progress, schema, storage, tables, writing
+from pipeline import columnar, progress, schema, storage, writing
 from pipeline.config import SplitConfig
 from pipeline.examples import catalog, pictures, sharding, spill
+from pipeline.tables.blocks import EMPTY_REJECTED, MAX_CONTENT
 
 PREPARED_SCHEMA = pa.schema(
     [
@@ -91,7 +92,7 @@ def prepare_rows(table: pa.Table, *, size: PictureSize) -> tuple[pa.Table, pa.Ta
     Rows with features pass as they are: what cannot be read of them was rejected on reading.
     """
     if table["features"].null_count == 0:
-        return table.select(PREPARED_SCHEMA.names), tables.EMPTY_REJECTED
+        return table.select(PREPARED_SCHEMA.names), EMPTY_REJECTED
     sources = zip(table["image"].to_pylist(), table["uri"].to_pylist(), strict=True)
     # Pillow decodes outside Python's lock: threads use all cores.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -131,7 +132,7 @@ def _read_uri(uri: str | None) -> bytes:
 def _rejected(table: pa.Table, reasons: list[str]) -> pa.Table:
     """schema.REJECTED_SCHEMA of rows that were read; the content is the id and the uri."""
     if not reasons:
-        return tables.EMPTY_REJECTED
+        return EMPTY_REJECTED
     contents = [
         f"image_id={image_id!r}" + ("" if uri is None else f" uri={uri!r}")
         for image_id, uri in zip(
@@ -145,7 +146,7 @@ def _rejected(table: pa.Table, reasons: list[str]) -> pa.Table:
             table["file"],
             table["row"],
             pa.array(reasons, pa.string()),
-            pa.array([content[: tables.MAX_CONTENT] for content in contents], pa.string()),
+            pa.array([content[:MAX_CONTENT] for content in contents], pa.string()),
         ],
         schema=schema.REJECTED_SCHEMA,
     )

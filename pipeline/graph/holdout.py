@@ -2,51 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 
 from pipeline import schema
 from pipeline.config import HoldoutConfig
-from pipeline.errors import ImgembedError
+from pipeline.sessions.sessionize import Sessions, order_events, positions
+from pipeline.sorting import order_by, run_starts
 
-
-def cutoff(starts: np.ndarray, config: HoldoutConfig) -> float:
-    """The bound from which on a session is held out.
-
-    By hash: of the draw as a share, in [0, 1]. By time: of the start in microseconds, so that the
-    latest `fraction` of the sessions lies at or after it. starts: [sessions] int64, of all.
-    """
-    if config.by == "hash":
-        return 1.0 - config.fraction
-    if np.isnan(starts.astype(np.float64)).any():
-        raise ImgembedError("holdout.by: 'time' needs a timestamp in every row of the logs")
-    held_out = round(config.fraction * len(starts))
-    if held_out == 0:
-        return float("inf")
-    return float(np.sort(starts)[len(starts) - held_out])
-
-
-def split_visits(visits: pa.Table, *, by: str, bound: float) -> tuple[pa.Table, pa.Table]:
-    """(visits of the graph's sessions, visits of held-out sessions)."""
-    if by == "hash":
-        order = visits["draw"].to_numpy() / 2.0**64
-    else:
-        order = visits["start"].to_numpy().astype(np.float64)
-    held_out = order >= bound
-    return visits.filter(pa.array(~held_out)), visits.filter(pa.array(held_out))
-
-
-def holdout_rows(file: int, visits: pa.Table, *, files: int) -> pa.Table:
-    """Held-out visits of one output file as schema.HOLDOUT_SCHEMA.
-
-    Sessions are numbered in the order of their draws, over all files without collision; nothing of
-    a session's id is left.
-    """
-    _, number = np.unique(visits["draw"].to_numpy(), return_inverse=True)
-    columns = [
-        pa.chunked_array([number.astype(np.int64) * files + file]),
-        visits["position"],
-        visits["image_id"],
-        visits["query"],
+# A row for each (session, image, query) of a held-out session.
+HELD_OUT_SCHEMA = pa.schema(
+    [
+        ("draw", pa.uint64()),  # of the session
+        ("position", pa.int32()),
+        ("image", pa.uint64()),
+        ("query", pa.uint64()),
     ]
-    return pa.table(columns, schema=schema.HOLDOUT_SCHEMA)
+)
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How many sessions begin in which second, and the newest event: what all shards share.
+
+    seconds: [n] int64, ascending; sessions: [n] int64; newest: microseconds.
+    """
+
+    seconds: np.ndarray
+    sessions: np.ndarray
+    newest: int | None
+
+
+def clock_of(sessions: Sessions) -> Clock:
+    """The clock of one shard's sessions, whose starts and times are known."""
+    assert sessions.start is not None
+    seconds, counts = np.unique(sessions.start // _MICROSECONDS, return_counts=True)
+    times = sessions.time
+    return Clock(seconds, counts, int(times.max()) if times is not None and len(times) else None)
+
+
+def add_clocks(clocks: Iterable[Clock]) -> Clock:
+    """The clock of all shards."""
+    parts = list(clocks)
+    nothing = np.zeros(0, np.int64)
+    seconds = np.concatenate([nothing, *(part.seconds for part in parts)])
+    counts = np.concatenate([nothing, *(part.sessions for part in parts)])
+    distinct, index = np.unique(seconds, return_inverse=True)
+    newest = [part.newest for part in parts if part.newest is not None]
+    totals = np.bincount(index, weights=counts, minlength=len(distinct)).astype(np.int64)
+    return Clock(distinct, totals, max(newest, default=None))
+
+
+def cutoff(clock: Clock, fraction: float) -> float:
+    """The start, in microseconds, from which on a session is held out: the latest `fraction`.
+
+    A whole second, so that the sessions of one second are together; no more than the fraction.
+    """
+    later = np.cumsum(clock.sessions[::-1])[::-1]
+    allowed = round(fraction * (int(later[0]) if len(later) else 0))
+    fits = np.flatnonzero(later <= allowed)
+    return float(clock.seconds[fits[0]] * _MICROSECONDS) if len(fits) else float("inf")
+
+
+def held_out(sessions: Sessions, config: HoldoutConfig, bound: float) -> np.ndarray:
+    """[sessions] bool. bound: by time the cutoff; by hash the draws decide."""
+    if config.by == "hash":
+        return sessions.draw / 2.0**64 >= 1.0 - config.fraction
+    assert sessions.start is not None
+    return sessions.start >= bound
+
+
+def held_out_rows(sessions: Sessions, seed: int) -> pa.Table:
+    """HELD_OUT_SCHEMA of sessions that are all held out."""
+    order = order_events(sessions, seed)
+    session, image = sessions.session[order], sessions.image[order]
+    place = positions(session, image)
+    if sessions.query is None or sessions.asked is None:
+        query, asked = np.zeros(len(order), np.uint64), np.zeros(len(order), bool)
+    else:
+        query, asked = sessions.query[order], sessions.asked[order]
+    rows = _distinct_rows(session, place, query, asked)
+    columns = [
+        pa.array(sessions.draw[session[rows]]),
+        pa.array(place[rows].astype(np.int32)),
+        pa.array(sessions.images[image[rows]]),
+        pa.array(query[rows], mask=~asked[rows]),
+    ]
+    return pa.table(columns, schema=HELD_OUT_SCHEMA)
+
+
+def _distinct_rows(
+    session: np.ndarray, place: np.ndarray, query: np.ndarray, asked: np.ndarray
+) -> np.ndarray:
+    order = order_by(session, place, asked.astype(np.int64), query)
+    new = np.zeros(len(order), bool)
+    for column in (session, place, asked, query):
+        new[run_starts(column[order])] = True
+    return order[new]
+
+
+def holdout_rows(file: int, rows: pa.Table, *, files: int, first: int = 0) -> pa.Table:
+    """Held-out rows of one output file as schema.HOLDOUT_SCHEMA, in order.
+
+    rows: draw, position, image_id, query. Sessions are numbered in the order of their draws, over
+    all files without collision, from `first` on; nothing of a session's id is left.
+    """
+    _, number = np.unique(rows["draw"].to_numpy(), return_inverse=True)
+    columns = [
+        pa.chunked_array([first + number.astype(np.int64) * files + file]),
+        rows["position"],
+        rows["image_id"],
+        rows["query"],
+    ]
+    table = pa.table(columns, schema=schema.HOLDOUT_SCHEMA)
+    return table.sort_by([(name, "ascending") for name in ("session", "position", "query")])

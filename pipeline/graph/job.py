@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
-from pipeline import runner, schema
+from pipeline import runner, schema, storage
 from pipeline.artifacts import NewVersion
-from pipeline.columnar import SplitByColumn
-from pipeline.config import GraphConfig, HoldoutConfig, SessionsConfig
-from pipeline.errors import ImgembedError
-from pipeline.graph import transforms
-from pipeline.sessions import read
-from pipeline.writing import (
-    WriteParquet,
-    WriteRejected,
-    check_rejected,
-    file_count,
-    shard_count,
-)
+from pipeline.columnar import JoinShards, Keyed
+from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, SessionsConfig
+from pipeline.errors import ConfigError
+from pipeline.graph import clicks, counting, edges, output
+from pipeline.graph.images import IMAGE_SCHEMA
+from pipeline.graph.manifest import check_counts, summarize
+from pipeline.graph.noise import NoisyCounts
+from pipeline.graph.previous import Previous, ReadCounts, decay_counts
+from pipeline.sessions import events, read
+from pipeline.writing import WriteParquet, WriteRejected, check_rejected, file_count
+
+# Events of a shard: some 100 MB of columns and of pairs.
+_EVENTS_A_SHARD = 1_500_000
+
+
+def layout_of(logs: read.Logs, shards: int | str, threads: int) -> counting.Layout:
+    """Into how many parts the work is cut: by size, or as `runner.shards` says."""
+    files = file_count(logs.bytes)
+    if isinstance(shards, str):
+        size = sum(map(read.estimate_events, logs.files))
+        shards = max(1, -(-size // _EVENTS_A_SHARD))
+        if size > _EVENTS_A_SHARD // 4:
+            shards = max(shards, 2 * threads)
+    # A file holds whole shards.
+    return counting.Layout(shards=-(-shards // files) * files, files=files, threads=threads)
 
 
 def build_graph(
@@ -29,163 +43,330 @@ def build_graph(
     sessions: SessionsConfig,
     holdout: HoldoutConfig,
     graph: GraphConfig,
+    privacy: PrivacyConfig | None = None,
     seed: int,
     shards: int | str,
+    threads: int = 1,
     out: NewVersion,
     make_pipeline: Callable[[], beam.Pipeline],
+    logs: read.Logs | None = None,
+    previous: Previous | None = None,
 ) -> dict[str, Any]:
-    """Runs the job, writes its files into `out`, and returns what its manifest says."""
-    logs = read.find_logs(sessions)
-    size = sum(log.file.size for log in logs)
-    root = make_pipeline()
-    _write(
-        _assemble(root, logs, sessions, holdout, graph, seed, shard_count(shards, size)),
-        out.path,
-        file_count(size),
+    """Runs the job, writes its files into `out`, and returns what its manifest says.
+
+    logs: what `read.find_logs` found, where that was done already.
+    """
+    privacy = privacy or PrivacyConfig()
+    logs = logs or read.find_logs(sessions)
+    settings = counting.Counting(
+        sessions, holdout, graph, privacy, seed, previous.newest if previous else None
     )
-    counts = runner.run(root)
+    check_settings(logs, settings)
+    layout = layout_of(logs, shards, threads)
+    noise = None
+    if privacy.epsilon is not None:
+        noise = NoisyCounts.calibrated(privacy, secrets.token_bytes(32))
+    root = make_pipeline()
+    _assemble(root, logs, previous, settings, layout, noise, out.path)
+    counts = runner.run(root, work=storage.join(out.path, output.WORK_FOLDER))
     rejected = check_rejected(
         out.path,
         rows=counts.get("sessions/rows", 0),
         allowed=sessions.max_rejected_fraction,
         key="sessions.max_rejected_fraction",
     )
-    _check(counts, sessions, graph)
-    summary = _summary(counts)
-    _check_balance(summary, rejected)
-    return {
-        "inputs": {"files": len(logs), "bytes": size, "columns": dict(logs[0].columns)},
-        "counts": summary,
+    check_counts(counts, rejected, sessions, graph)
+    content = {
+        "inputs": {
+            "files": len(logs.files),
+            "bytes": logs.bytes,
+            "detected": logs.detected(),
+            "skipped": list(logs.skipped),
+        },
+        **summarize(counts, out.path, graph, previous, noise),
         "rejected": rejected,
     }
+    _write_rest(logs, previous, graph, out)
+    storage.remove_tree(storage.join(out.path, output.WORK_FOLDER))
+    return content
+
+
+def check_settings(logs: read.Logs, settings: counting.Counting) -> None:
+    """ConfigError where settings do not go with one another or with the logs."""
+    sessions, holdout, graph = settings.sessions, settings.holdout, settings.graph
+    if graph.min_users > 1 and not logs.has_users:
+        raise ConfigError(
+            f"graph.min_users: is {graph.min_users}, and the logs have no user_id to count users by"
+        )
+    if sessions.max_sessions_per_user is not None and not logs.has_users:
+        raise ConfigError("sessions.max_sessions_per_user: the logs have no user_id")
+    timed = all(events.TIMESTAMP in log.columns for log in logs.files)
+    for key, needed in (
+        ("holdout.by: time", holdout.by == "time" and holdout.fraction > 0),
+        ("graph.half_life_days", graph.half_life_days is not None),
+    ):
+        if needed and not timed:
+            raise ConfigError(f"{key}: needs a timestamp, and not every log has one")
+    if settings.privacy.epsilon is not None:
+        _check_privacy(logs, settings)
+
+
+def _check_privacy(logs: read.Logs, settings: counting.Counting) -> None:
+    """ConfigError where something would be published that the noise does not cover."""
+    sessions, holdout, graph = settings.sessions, settings.holdout, settings.graph
+    if not logs.has_users:
+        raise ConfigError("privacy.epsilon: the logs have no user_id, so nobody can be protected")
+    for key, wrong, wanted in (
+        ("holdout.fraction", holdout.fraction > 0, "0: held-out sessions are written as they are"),
+        ("graph.keep_counts", graph.keep_counts, "false: counts are written as they are"),
+        ("sessions.previous", sessions.previous is not None, "null: those counts have no noise"),
+        ("graph.discount", graph.discount != "none", "none: private counts are of users"),
+        ("graph.half_life_days", graph.half_life_days is not None, "null: counts are of users"),
+        ("sessions.actions", bool(sessions.actions), "{}: private counts are of users"),
+    ):
+        if wrong:
+            raise ConfigError(f"{key}: with privacy.epsilon it must be {wanted}")
 
 
 def _assemble(
     root: beam.Pipeline,
-    logs: list[read.Log],
-    sessions: SessionsConfig,
-    holdout: HoldoutConfig,
-    graph: GraphConfig,
-    seed: int,
-    shards: int,
-) -> dict[str, beam.PCollection]:
-    """The flow from logs to the tables of the graph, by the name of their files."""
-    read_events = read.ReadEvents(logs, secrets.token_bytes(32), seed, sessions.items_separator)
-    rows = root | "ReadEvents" >> read_events
-    visits = rows[read.EVENTS_TAG] | "Sessionize" >> transforms.Sessionize(sessions, seed, shards)
-    parted = visits | "HoldOut" >> transforms.HoldOut(holdout)
-    kept = parted[transforms.KEPT]
+    logs: read.Logs,
+    previous: Previous | None,
+    settings: counting.Counting,
+    layout: counting.Layout,
+    noise: NoisyCounts | None,
+    folder: str,
+) -> None:
+    """The flow from logs to the files of the graph."""
+    rows = root | "ReadEvents" >> read.ReadEvents(
+        logs.files, _reading(settings, layout), layout.threads
+    )
+    by_session = {counting.EVENTS: rows[read.EVENTS]} | "GatherEvents" >> JoinShards()
+    clock = None
+    if settings.need_clock:
+        clock = beam.pvalue.AsSingleton(by_session | "ReadClock" >> counting.ReadClock(settings))
+    counts = by_session | "CountSessions" >> counting.CountSessions(settings, layout, clock)
+    newest = counts[counting.NEWEST] | "Newest" >> beam.CombineGlobally(_largest)
     population = (
-        kept
-        | "NumberSessions" >> beam.Map(transforms.number_sessions)
+        counts[counting.POPULATION]
         | "AddSessions" >> beam.CombineGlobally(sum)
+        | "Population" >> beam.Map(_population, previous=previous, noise=noise)
     )
-    images = kept | "CountImages" >> transforms.CountImages(shards)
-    pairs = kept | "CountPairs" >> transforms.CountPairs(graph.min_sessions, shards)
-    strongest = (
-        {"pairs": pairs, "images": images}
-        | "ResolveImages" >> transforms.ResolveImages(shards)
-        | "KeepStrongest"
-        >> transforms.KeepStrongest(graph, seed, beam.pvalue.AsSingleton(population))
+    before = _previous_counts(root, previous, settings, layout, newest)
+    images = {
+        edges.IMAGES: counts[counting.IMAGES],
+        edges.NAMES: rows[read.IMAGES],
+        edges.PREVIOUS: before[schema.COUNTED_IMAGES],
+    } | "Images" >> edges.MergeImages(layout, noise)
+    pairs = {
+        edges.PAIRS: counts[counting.PAIRS],
+        edges.PREVIOUS: before[schema.COUNTED_PAIRS],
+        edges.OF_PAIRS: images[edges.OF_PAIRS],
+    } | "Pairs" >> edges.MergePairs(settings.graph, layout, noise)
+    weighed = {
+        edges.PAIRS: pairs[edges.PAIRS],
+        edges.IMAGES: images[edges.IMAGES],
+    } | "WeighPairs" >> edges.WeighPairs(
+        settings.graph, layout, beam.pvalue.AsSingleton(population), noise is not None
     )
-    return {
-        schema.EDGES: strongest[transforms.EDGES],
-        schema.NODES: strongest[transforms.NODES],
-        schema.QUERIES: kept | "CountQueries" >> transforms.CountQueries(shards),
-        schema.HOLDOUT: parted[transforms.HELD_OUT],
-        schema.REJECTED_FOLDER: rows[read.REJECTED_TAG],
+    queries = {
+        clicks.QUERIES: counts[counting.QUERIES],
+        clicks.QUERY_USERS: counts[counting.QUERY_USERS],
+        clicks.NAMES: rows[read.QUERIES],
+        clicks.PREVIOUS: before[schema.COUNTED_QUERIES],
+        clicks.PREVIOUS_USERS: before[schema.COUNTED_QUERY_USERS],
+    } | "Queries" >> clicks.PublishQueries(
+        settings.graph.min_users, settings.graph.keep_counts, layout, noise
+    )
+    write_graph(
+        weighed, images, settings.graph, layout, settings.seed, folder, users=logs.has_users
+    )
+    _write_clicks(counts, images, queries, previous, layout, folder)
+    _ = rows[read.REJECTED] | "WriteRejected" >> WriteRejected(folder)
+    _ = newest | "NoteNewest" >> output.WriteFinding(folder, output.NEWEST)
+    _ = population | "NotePopulation" >> output.WriteFinding(folder, output.POPULATION)
+    if settings.graph.keep_counts:
+        _write_counts(pairs, images, queries, layout, folder)
+
+
+def _reading(settings: counting.Counting, layout: counting.Layout) -> read.Reading:
+    return read.Reading(
+        user_key=secrets.token_bytes(32),
+        seed=settings.seed,
+        items_separator=settings.sessions.items_separator,
+        actions=settings.sessions.actions,
+        shards=layout.shards,
+        hash_bounds=layout.hash_bounds,
+    )
+
+
+def _largest(values: Iterable[int | None]) -> int | None:
+    """The largest value, None where there is none."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def _population(counted: int, previous: Previous | None, noise: NoisyCounts | None) -> int:
+    """N of all that is counted."""
+    if noise is not None:
+        return noise.noisy_population(counted)
+    return counted + (previous.population if previous else 0)
+
+
+def _previous_counts(
+    root: beam.Pipeline,
+    previous: Previous | None,
+    settings: counting.Counting,
+    layout: counting.Layout,
+    newest: beam.PCollection[int | None],
+) -> dict[str, beam.PCollection[Keyed]]:
+    """Tables of an earlier run for the shards of this one; empty where there is none."""
+    places = {
+        schema.COUNTED_PAIRS: ("low", layout.pair_bounds),
+        schema.COUNTED_IMAGES: ("image", layout.hash_bounds),
+        schema.COUNTED_QUERIES: ("query", layout.hash_bounds),
+        schema.COUNTED_QUERY_USERS: ("query", layout.hash_bounds),
     }
+    tables = {
+        prefix: root
+        | f"Previous_{prefix}" >> ReadCounts(previous.files(prefix) if previous else (), *place)
+        for prefix, place in places.items()
+    }
+    if previous and settings.graph.half_life_days is not None:
+        tables[schema.COUNTED_PAIRS] = tables[schema.COUNTED_PAIRS] | "Decay" >> beam.Map(
+            decay_counts,
+            beam.pvalue.AsSingleton(newest),
+            counted_until=previous.newest,
+            half_life_days=settings.graph.half_life_days,
+        ).with_output_types(Keyed)
+    return tables
 
 
-def _write(tables: Mapping[str, beam.PCollection], folder: str, files: int) -> None:
-    holdout = tables[schema.HOLDOUT] | "NumberHoldout" >> transforms.NumberHoldout(files)
-    layouts = (
-        (schema.EDGES, "src", schema.EDGE_SCHEMA, ("src", "rank")),
-        (schema.NODES, "image_id", schema.NODE_SCHEMA, ("image_id",)),
-        (schema.QUERIES, "query", schema.QUERY_SCHEMA, ("query", "image_id")),
+def write_graph(
+    weighed: beam.PCollection[Keyed],
+    images: Mapping[str, beam.PCollection[Keyed]],
+    graph: GraphConfig,
+    layout: counting.Layout,
+    seed: int,
+    folder: str,
+    *,
+    users: bool,
+    counted: bool = True,
+) -> None:
+    """Edges in both directions to the edges that are kept, and their files.
+
+    weighed: (shard of src, prune.EDGE_SCHEMA); of dst where the edges are not counted but given and
+    graph.max_degree is set. images: {edges.IMAGES: (shard, IMAGE_SCHEMA),
+    edges.OF_FILES: (file, IMAGE_SCHEMA)}.
+    """
+    of_shards = images[edges.IMAGES]
+    hubs = None
+    if graph.max_degree is not None:
+        limited = {edges.EDGES: weighed, edges.IMAGES: of_shards} | "LimitDegree" >> (
+            edges.LimitDegree(graph, layout, seed, both_ways=counted)
+        )
+        weighed, hubs = limited[edges.EDGES], limited[edges.HUBS]
+    kept = {edges.EDGES: weighed, edges.IMAGES: of_shards} | "KeepTopK" >> edges.KeepTopK(
+        graph, layout, seed
     )
-    for prefix, column, table_schema, order in layouts:
+    strongest = kept[edges.EDGES]
+    if graph.symmetry != "directed":
+        strongest = strongest | "Symmetrize" >> edges.Symmetrize(graph, layout, seed)
+    named = {edges.EDGES: strongest, edges.IMAGES: of_shards} | "NameTargets" >> (
+        edges.NameTargets(layout)
+    )
+    _ = {output.EDGES: named[edges.EDGES], output.IMAGES: images[edges.OF_FILES]} | (
+        "WriteEdges" >> output.WriteEdges(folder, layout.files, users, counted)
+    )
+    for name, tables in (
+        (output.HUBS_BEFORE, kept[edges.HUBS] if hubs is None else hubs),
+        (output.HUBS_AFTER, named[edges.HUBS]),
+    ):
         _ = (
-            tables[prefix]
-            | f"Split{prefix.title()}" >> SplitByColumn(column, files)
-            | f"Write{prefix.title()}" >> WriteParquet(folder, prefix, files, table_schema, order)
+            tables
+            | f"Top_{name}" >> beam.CombineGlobally(edges.top_hubs)
+            | f"List_{name}" >> beam.Map(pa.Table.to_pylist)
+            | f"Note_{name}" >> output.WriteFinding(folder, name)
         )
-    _ = holdout | "WriteHoldout" >> WriteParquet(
-        folder, schema.HOLDOUT, files, schema.HOLDOUT_SCHEMA, ("session", "position", "query")
+
+
+def _write_clicks(
+    counts: Mapping[str, beam.PCollection],
+    images: Mapping[str, beam.PCollection[Keyed]],
+    queries: Mapping[str, beam.PCollection[Keyed]],
+    previous: Previous | None,
+    layout: counting.Layout,
+    folder: str,
+) -> None:
+    _ = (
+        {clicks.ROWS: queries[clicks.ROWS], clicks.IMAGES: images[edges.IMAGES]}
+        | "NameQueries" >> clicks.NameQueryImages(layout)
+        | "WriteQueries"
+        >> WriteParquet(
+            folder, schema.QUERIES, layout.files, schema.QUERY_SCHEMA, ("query", "image_id")
+        )
     )
-    _ = tables[schema.REJECTED_FOLDER] | "WriteRejected" >> WriteRejected(folder)
-
-
-def _check(counts: Mapping[str, int], sessions: SessionsConfig, graph: GraphConfig) -> None:
-    """ImgembedError where the logs give no graph, with what to look at."""
-    if not counts.get("sessions/events"):
-        raise ImgembedError(
-            f"sessions.path: no event in {sessions.path!r} "
-            f"({counts.get('sessions/rows', 0):,} rows read)"
+    before = previous.version.shards(schema.HOLDOUT) if previous else ()
+    _ = (
+        {
+            clicks.ROWS: counts[counting.HELD_OUT],
+            clicks.IMAGES: images[edges.IMAGES],
+            clicks.NAMES: queries[clicks.NAMES],
+        }
+        | "NameHeldOut" >> clicks.NameHeldOut(layout)
+        | "NumberHoldout" >> output.NumberHoldout(layout.files, before)
+        | "WriteHoldout"
+        >> WriteParquet(
+            folder,
+            schema.HOLDOUT,
+            layout.files,
+            schema.HOLDOUT_SCHEMA,
+            ("session", "position", "query"),
         )
-    of_graph = counts.get(f"graph/{transforms.SESSIONS}", 0)
-    if not counts.get(f"graph/{transforms.PAIRS}"):
-        raise ImgembedError(
-            f"sessions.path: none of {of_graph:,} sessions holds two images, so there is no edge; "
-            "does sessions.columns name the right session_id?"
+    )
+
+
+def _write_counts(
+    pairs: Mapping[str, beam.PCollection[Keyed]],
+    images: Mapping[str, beam.PCollection[Keyed]],
+    queries: Mapping[str, beam.PCollection[Keyed]],
+    layout: counting.Layout,
+    folder: str,
+) -> None:
+    """All counts before pruning, for a later run."""
+    for prefix, tables, table_schema, order in (
+        (schema.COUNTED_PAIRS, pairs[edges.COUNTS], schema.PAIR_COUNT_SCHEMA, "low"),
+        (schema.COUNTED_IMAGES, images[edges.OF_FILES], IMAGE_SCHEMA, "image"),
+        (
+            schema.COUNTED_QUERIES,
+            queries[clicks.COUNTS],
+            schema.QUERY_COUNT_SCHEMA,
+            "query",
+        ),
+        (
+            schema.COUNTED_QUERY_USERS,
+            queries[clicks.COUNTS_USERS],
+            schema.QUERY_USER_COUNT_SCHEMA,
+            "query",
+        ),
+    ):
+        _ = tables | f"WriteCounted_{prefix}" >> WriteParquet(
+            storage.join(folder, schema.COUNTS_FOLDER),
+            prefix,
+            layout.files,
+            table_schema,
+            (order,),
+            in_order=True,
         )
-    if not counts.get(f"graph/{transforms.EDGES_KEPT}"):
-        frequent = counts.get(f"graph/{transforms.PAIRS_FREQUENT}", 0) // 2
-        raise ImgembedError(
-            f"graph: no edge is left of {counts[f'graph/{transforms.PAIRS}'] // 2:,} pairs; "
-            f"{frequent:,} lie in graph.min_sessions = {graph.min_sessions} sessions or more"
-        )
 
 
-def _check_balance(summary: Mapping[str, Any], rejected: Mapping[str, int]) -> None:
-    """Fails where a row went missing on its way: an engine that loses data must not go unseen."""
-    rows, events, sessions = (summary[name] for name in ("rows", "events", "sessions"))
-    parts = ("visits", "repeated", "of_bots", "beyond_max_images")
-    balances = {
-        "rejected rows": (rows["rejected"], sum(rejected.values())),
-        "events": (events["read"], sum(events[part] for part in parts)),
-        "sessions": (sessions["all"], sessions["in_graph"] + sessions["held_out"]),
-    }
-    for what, (before, after) in balances.items():
-        if before != after:
-            raise ImgembedError(f"{what}: {before:,} were read and {after:,} arrived; run it again")
-
-
-def _summary(counts: Mapping[str, int]) -> dict[str, Any]:
-    """The counts as the manifest has them, with the two equations that nothing is lost by."""
-    of = {name.split("/")[1]: value for name, value in counts.items()}
-
-    def get(name: str) -> int:
-        return of.get(name, 0)
-
-    return {
-        "rows": {
-            "read": get(read.ROWS),
-            "kept": get(read.ROWS) - get(read.ROWS_REJECTED) - get(read.ROWS_EMPTY),
-            "rejected": get(read.ROWS_REJECTED),
-            "without_images": get(read.ROWS_EMPTY),
-        },
-        "events": {
-            "read": get(read.EVENTS_READ),
-            "visits": get("visits"),
-            "repeated": get("repeated"),
-            "of_bots": get("of_bots"),
-            "beyond_max_images": get("beyond_max_images"),
-        },
-        "sessions": {
-            "all": get("sessions"),
-            "in_graph": get(transforms.SESSIONS),
-            "held_out": get(transforms.SESSIONS_HELD_OUT),
-            "of_one_image": get("sessions_of_one_image"),
-            "bots": get("bots"),
-        },
-        "pairs": {
-            "counted": get(transforms.PAIRS) // 2,
-            "of_min_sessions": get(transforms.PAIRS_FREQUENT) // 2,
-        },
-        "edges": {
-            "not_positive": get("edges_not_positive"),
-            "beyond_top_k": get("edges_beyond_top_k"),
-            "kept": get(transforms.EDGES_KEPT),
-        },
-    }
+def _write_rest(
+    logs: read.Logs, previous: Previous | None, graph: GraphConfig, out: NewVersion
+) -> None:
+    """What is made of the job's files, or not by the job."""
+    if graph.keep_counts:
+        before = previous.files(schema.COUNTED_INPUTS) if previous else ()
+        files = (log.file for log in logs.files)
+        found = [storage.FileInfo(file.path, file.size, file.modified) for file in files]
+        output.write_inputs(out.path, found, before)
+    if graph.edges_tsv:
+        output.write_edges_tsv(out.path)

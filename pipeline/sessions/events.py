@@ -1,109 +1,157 @@
 """Rows of a log to events: ids hashed, times in microseconds, whole-session rows unfolded.
 
-In: blocks of a log's rows. Out: tables of EVENT_SCHEMA, and the rows that are no event, each with
-its reason. From here on there is no user id and no session id, only hashes.
+In: blocks of a log's rows. Out: events as columns of numbers, the names that their hashes stand
+for, and the rows that are no event, each with its reason. From here on there is no user id and no
+session id, only hashes.
 """
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columnar import hash_values
-from pipeline.tables import EMPTY_REJECTED, Block, rejected_rows
+from pipeline.hashing import hash_numbers, hash_values, mix
+from pipeline.ids import (
+    IMAGE_SALT,
+    QUERY_SALT,
+    Faults,
+    check_ids,
+    encode,
+    filled,
+    hash_codes,
+    names_of,
+    of_codes,
+    text,
+)
+from pipeline.sessions.times import TimeFormat, to_microseconds
+from pipeline.tables.blocks import Block
 
 IMAGE_ID, ITEMS, SESSION_ID, USER_ID = "image_id", "items", "session_id", "user_id"
-TIMESTAMP, QUERY = "timestamp", "query"
-LOG_COLUMNS = (IMAGE_ID, ITEMS, SESSION_ID, USER_ID, TIMESTAMP, QUERY)
+TIMESTAMP, QUERY, ACTION, POSITION = "timestamp", "query", "action", "position"
+LOG_COLUMNS = (IMAGE_ID, ITEMS, SESSION_ID, USER_ID, TIMESTAMP, QUERY, ACTION, POSITION)
+# What a rejected row must not show: no output holds a user id or a session id.
+HIDDEN = (USER_ID, SESSION_ID)
 
+# Columns that a log lacks are left out; `key` and `image` are always there.
 EVENT_SCHEMA = pa.schema(
     [
-        ("image_id", pa.string()),
-        ("key", pa.uint64()),  # of the session where it is named, else of the user
+        ("image", pa.uint64()),  # hash of the image id under IMAGE_SALT
+        ("key", pa.uint64()),  # hash of the session where it is named, else of the user
         ("cut", pa.bool_()),  # the key is a user's: pauses cut it into sessions
-        ("user", pa.uint64()),  # null where the row names none
+        ("user", pa.uint64()),  # hash under the run's secret; null where the row names none
         ("time", pa.int64()),  # microseconds since 1970, null where there is none
-        ("order", pa.int64()),  # place within a whole-session row
-        ("query", pa.string()),
+        ("order", pa.int64()),  # place within a whole-session row, or the log's position
+        ("query", pa.uint64()),  # hash of the cleaned query under QUERY_SALT
+        ("weight", pa.float32()),  # of the action; 1 where left out
     ]
 )
-MAX_ID_LENGTH = 1024  # characters
-_SEPARATOR = "\0"  # between user and session id; neither may hold it
-# Up to which size a whole number is seconds, milliseconds, microseconds; beyond, nanoseconds.
-_UNITS = ((1e11, 1_000_000.0), (1e14, 1_000.0), (1e17, 1.0))
+_NO_USER, _NO_SESSION = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Events:
+    """What became of a block of rows.
+
+    events: of EVENT_SCHEMA, less what the log lacks. images, queries: NAME_SCHEMA, each name once.
+    rejected: schema.REJECTED_SCHEMA. rows_kept: rows that gave at least one event.
+    """
+
+    events: pa.Table
+    images: pa.Table
+    queries: pa.Table
+    rejected: pa.Table
+    rows_kept: int
+
+
+@dataclass(frozen=True)
 class EventReader:
-    """Turns one file's blocks into events; holds what is settled once a file.
+    """Turns one file's blocks into events.
 
     path: named in rejected rows. user_key: secret, drawn for the run, never stored. seed: makes
-    the sessions' own hashes, which decide ties and what is held out.
+    the sessions' own hashes, which decide ties and what is held out. actions: weights by name.
     """
 
     path: str
     user_key: bytes
     seed: int
     items_separator: str | None = None
-    time_unit: float | None = field(default=None, init=False)  # microseconds a unit
-    rows_with_events: int = field(default=0, init=False)  # of the block read last
+    time_format: TimeFormat = "none"
+    actions: Mapping[str, float] = field(default_factory=dict)
 
-    def read(self, block: Block) -> tuple[pa.Table, pa.Table]:
-        """(events of EVENT_SCHEMA, rejected rows of schema.REJECTED_SCHEMA)."""
+    def read(self, block: Block) -> Events:
+        """The events of a block's rows."""
         rows = block.table
-        self.rows_with_events = 0
-        if rows.num_rows == 0:
-            return EVENT_SCHEMA.empty_table(), block.rejected
-        faults = _Faults(rows.num_rows)
-        names = {name: _text(rows, name) for name in (SESSION_ID, USER_ID, QUERY)}
-        times = self._times(rows, faults)
+        faults = Faults(rows.num_rows)
+        names = {name: text(rows, name) for name in (SESSION_ID, USER_ID)}
+        times, bad_times = _times(rows, self.time_format)
+        faults.note(bad_times, f"bad {TIMESTAMP}")
         if ITEMS in rows.column_names:
             images, row_of, order = self._unfold(rows, faults)
         else:
-            images = _text(rows, IMAGE_ID)
-            row_of, order = np.arange(rows.num_rows), np.zeros(rows.num_rows, np.int64)
-            _check_rows(images, names, times, faults)
-        columns = self._columns(names, times, block)
-        self.rows_with_events = len(np.unique(row_of[faults.good[row_of]]))
+            images, row_of, order = encode(text(rows, IMAGE_ID)), None, _positions(rows)
+            faults.note(~filled(images), f"no {IMAGE_ID}")
+            check_ids(images, faults.note)
+            _check_sessions(names, times, faults)
+        columns, queries = self._columns(rows, names, times, block.row_numbers)
         events = _assemble(images, columns, row_of, order)
-        events = events.filter(pa.array(faults.good[row_of]))
-        return events, pa.concat_tables([block.rejected, faults.rejected(self.path, block)])
+        if faults.reasons:
+            good = faults.good if row_of is None else faults.good[row_of]
+            events, images = events.filter(pa.array(good)), images.filter(pa.array(good))
+        return Events(
+            events,
+            names_of(images, IMAGE_SALT),
+            queries,
+            pa.concat_tables([block.rejected, faults.rejected(self.path, block, HIDDEN)]),
+            _rows_kept(faults.good, row_of),
+        )
 
     def _columns(
-        self, names: dict[str, pa.Array], times: pa.Array, block: Block
-    ) -> dict[str, pa.Array]:
-        """One value a row of the log: everything of EVENT_SCHEMA but image and order."""
-        session, user = names[SESSION_ID], names[USER_ID]
-        has_session, has_user = _filled(session), _filled(user)
-        identity = pc.binary_join_element_wise(
-            pc.fill_null(user, ""), pc.fill_null(session, ""), _SEPARATOR
+        self,
+        rows: pa.Table,
+        names: Mapping[str, pa.Array | None],
+        times: pa.Array | None,
+        row_numbers: np.ndarray,
+    ) -> tuple[dict[str, pa.Array], pa.Table]:
+        """(one value a row of the log for EVENT_SCHEMA but image and order, names of queries)."""
+        user, session = names[USER_ID], names[SESSION_ID]
+        has_user, has_session = filled(user, rows.num_rows), filled(session, rows.num_rows)
+        salt = f"session-{self.seed}"
+        users = np.full(rows.num_rows, _NO_USER) if user is None else hash_values(user, salt=salt)
+        sessions = hash_values(session, salt=salt) if session is not None else _NO_SESSION
+        key = mix(
+            mix(np.where(has_user, users, _NO_USER)) ^ np.where(has_session, sessions, _NO_SESSION)
         )
-        if ITEMS in block.table.column_names:  # a whole-session row without ids is its own session
-            own = pa.array([f"{_SEPARATOR}{self.path}{_SEPARATOR}{n}" for n in block.row_numbers])
-            identity = pc.if_else(pa.array(has_session | has_user), identity, own)
-            cut = has_user & ~has_session & times.is_valid().to_numpy(zero_copy_only=False)
-        else:
-            cut = ~has_session
-        user_hash = hash_values(user, salt=self.user_key)
-        return {
-            "key": pa.array(hash_values(identity, salt=f"session-{self.seed}")),
-            "cut": pa.array(cut),
-            "user": pa.array(user_hash, mask=~has_user),
-            "time": times,
-            "query": _clean_query(names[QUERY]),
-        }
+        cut = ~has_session
+        if ITEMS in rows.column_names:  # a whole-session row without ids is its own session
+            nameless = ~(has_session | has_user)
+            place = hash_values(pa.array([self.path]), salt=salt) + row_numbers.astype(np.uint64)
+            key = np.where(nameless, mix(mix(place)), key)
+            timed = False if times is None else times.is_valid().to_numpy(zero_copy_only=False)
+            cut = has_user & ~has_session & timed
+        columns = {"key": pa.array(key)}
+        if cut.any():
+            columns["cut"] = pa.array(cut)
+        if has_user.any():
+            secret = hash_numbers(users, salt=self.user_key)
+            columns["user"] = pa.array(secret, mask=None if has_user.all() else ~has_user)
+        if times is not None:
+            columns["time"] = times
+        query = encode(_clean_query(text(rows, QUERY)))
+        if query is not None:
+            columns["query"] = hash_codes(query, QUERY_SALT)
+        if self.actions and ACTION in rows.column_names:
+            columns["weight"] = _weights(text(rows, ACTION), self.actions)
+        return columns, names_of(query, QUERY_SALT)
 
-    def _unfold(self, rows: pa.Table, faults: _Faults) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    def _unfold(self, rows: pa.Table, faults: Faults) -> tuple[pa.Array, np.ndarray, pa.Array]:
         """Items of whole-session rows: image ids, the row of each, and its place in the row."""
         lists = self._item_lists(rows)
         row_of = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-        images = pc.list_flatten(lists).cast(pa.string())
+        images = encode(pc.list_flatten(lists).cast(pa.string()))
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
         order = np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
@@ -112,9 +160,9 @@ class EventReader:
             mask[row_of[bad]] = True
             faults.note(mask, reason)
 
-        note(~_filled(images), f"{ITEMS} holds an empty id")
-        _check_ids(images, note)
-        return images, row_of, order
+        note(~filled(images), f"{ITEMS} holds an empty id")
+        check_ids(images, note)
+        return images, row_of, pa.array(order, pa.int64())
 
     def _item_lists(self, rows: pa.Table) -> pa.Array:
         column = rows[ITEMS].combine_chunks()
@@ -130,136 +178,78 @@ class EventReader:
             )
         return pc.split_pattern(column.cast(pa.string()), self.items_separator)
 
-    def _times(self, rows: pa.Table, faults: _Faults) -> pa.Array:
-        """[rows] int64 microseconds, null where the log has none."""
-        if TIMESTAMP not in rows.column_names:
-            return pa.nulls(rows.num_rows, pa.int64())
-        column = rows[TIMESTAMP].combine_chunks()
-        if pa.types.is_timestamp(column.type):
-            return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
-        values, bad = self._parse_times(column)
-        faults.note(bad, f"bad {TIMESTAMP}")
-        return values
 
-    def _parse_times(self, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        """(microseconds, which rows hold what is no time)."""
-        numbers = _to_float(column)
-        given = column.is_valid().to_numpy(zero_copy_only=False)
-        if self.time_unit is None and np.isfinite(numbers).any():
-            first = abs(numbers[np.isfinite(numbers)][0])
-            self.time_unit = next((unit for limit, unit in _UNITS if first < limit), 1e-3)
-        micros = np.round(numbers * (self.time_unit or 1.0))
-        fits = np.abs(micros) < 2.0**62
-        texts = np.flatnonzero(given & ~fits)
-        values = np.where(fits, micros, 0).astype(np.int64)
-        for index in texts:
-            parsed = _parse_iso(column[int(index)].as_py())
-            if parsed is not None:
-                values[index], fits[index] = parsed, True
-        return pa.array(values, mask=~fits), given & ~fits
+def _times(rows: pa.Table, format: TimeFormat) -> tuple[pa.Array | None, np.ndarray]:
+    """([rows] int64 microseconds, which rows hold what is no time); None without such a column."""
+    if TIMESTAMP not in rows.column_names:
+        return None, np.zeros(rows.num_rows, bool)
+    return to_microseconds(rows[TIMESTAMP].combine_chunks(), format)
 
 
-def _to_float(column: pa.Array) -> np.ndarray:
-    """[rows] float64; NaN where a value is null or no number."""
-    if not pa.types.is_string(column.type):
-        return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    numeric = pc.match_substring_regex(column, r"^[+-]?\d+(\.\d+)?$")
-    return (
-        pc.if_else(pc.fill_null(numeric, False), column, None)
-        .cast(pa.float64())
-        .to_numpy(zero_copy_only=False)
-    )
-
-
-def _parse_iso(value: object) -> int | None:
-    """Microseconds of an ISO 8601 time; UTC where it names no zone."""
-    if not isinstance(value, str):
-        return None
-    try:
-        moment = datetime.datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.timezone.utc)
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-    return (moment - epoch) // datetime.timedelta(microseconds=1)
-
-
-class _Faults:
-    """Which rows of a block are bad, and why: the first reason that is noted counts."""
-
-    def __init__(self, rows: int) -> None:
-        self.reasons: dict[int, str] = {}
-        self.rows = rows
-
-    def note(self, bad: np.ndarray, reason: str) -> None:
-        for index in np.flatnonzero(bad):
-            self.reasons.setdefault(int(index), reason)
-
-    @property
-    def good(self) -> np.ndarray:
-        mask = np.ones(self.rows, bool)
-        mask[list(self.reasons)] = False
-        return mask
-
-    def rejected(self, path: str, block: Block) -> pa.Table:
-        if not self.reasons:
-            return EMPTY_REJECTED
-        indices = sorted(self.reasons)
-        contents = [
-            orjson.dumps(row, default=str).decode()
-            for row in block.table.take(pa.array(indices)).to_pylist()
-        ]
-        numbers = block.row_numbers[indices].tolist()
-        return rejected_rows(path, numbers, [self.reasons[i] for i in indices], contents)
-
-
-def _text(rows: pa.Table, name: str) -> pa.Array:
-    """A column as strings; all null where the log lacks it."""
-    if name not in rows.column_names:
-        return pa.nulls(rows.num_rows, pa.string())
-    column = rows[name].combine_chunks()
-    return column if pa.types.is_string(column.type) else column.cast(pa.string())
-
-
-def _filled(texts: pa.Array) -> np.ndarray:
-    """[rows] bool: neither null nor empty."""
-    return pc.fill_null(pc.not_equal(texts, ""), False).to_numpy(zero_copy_only=False)
-
-
-def _check_rows(
-    images: pa.Array, names: dict[str, pa.Array], times: pa.Array, faults: _Faults
+def _check_sessions(
+    names: Mapping[str, pa.Array | None], times: pa.Array | None, faults: Faults
 ) -> None:
-    """Notes what is wrong with rows of one event each."""
-    faults.note(~_filled(images), f"no {IMAGE_ID}")
-    _check_ids(images, faults.note)
-    no_session = ~_filled(names[SESSION_ID])
-    neither = no_session & ~_filled(names[USER_ID])
+    """Notes the rows of one event each that belong to no session."""
+    no_session = ~filled(names[SESSION_ID], faults.rows)
+    neither = no_session & ~filled(names[USER_ID], faults.rows)
     faults.note(neither, f"neither {SESSION_ID} nor {USER_ID}")
-    untimed = pc.is_null(times).to_numpy(zero_copy_only=False)
+    untimed = True if times is None else times.is_null().to_numpy(zero_copy_only=False)
     faults.note(no_session & untimed, f"no {TIMESTAMP}, and no {SESSION_ID}")
 
 
-def _check_ids(images: pa.Array, note: Callable[[np.ndarray, str], None]) -> None:
-    too_long = pc.greater(pc.utf8_length(images), MAX_ID_LENGTH)
-    torn = pc.match_substring_regex(images, "[\x00\n]")
-    for mask, reason in (
-        (too_long, f"{IMAGE_ID} is longer than {MAX_ID_LENGTH} characters"),
-        (torn, f"{IMAGE_ID} holds a NUL or a newline"),
-    ):
-        note(pc.fill_null(mask, False).to_numpy(zero_copy_only=False), reason)
-
-
-def _clean_query(texts: pa.Array) -> pa.Array:
+def _clean_query(texts: pa.Array | None) -> pa.Array | None:
     """White space folded; null where nothing is left."""
-    folded = pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, r"\s+", " "))
+    if texts is None:
+        return None
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
+    if pc.any(pc.match_substring_regex(texts, r"\s\s|[\t\n\r\v\f\x{85}]")).as_py():
+        texts = pc.replace_substring_regex(texts, r"\s+", " ")
+    folded = pc.utf8_trim_whitespace(texts)
     return pc.if_else(pc.equal(folded, ""), pa.scalar(None, pa.string()), folded)
 
 
+def _positions(rows: pa.Table) -> pa.Array | None:
+    """The log's own positions, where they are whole numbers: the order of events of equal time."""
+    if POSITION not in rows.column_names:
+        return None
+    column = rows[POSITION].combine_chunks()
+    if pa.types.is_string(column.type):
+        whole = pc.fill_null(pc.match_substring_regex(column, r"^[+-]?\d{1,18}$"), False)
+        column = pc.if_else(whole, column, pa.scalar(None, pa.string()))
+    elif not pa.types.is_integer(column.type):
+        return None
+    return column.cast(pa.int64(), safe=False)
+
+
+def _weights(actions: pa.Array | None, weights: Mapping[str, float]) -> pa.Array:
+    """[rows] float32: the weight of each row's action; 1 where it has none or another."""
+    encoded = encode(actions)
+    assert encoded is not None
+    values = [weights.get(action, 1.0) for action in encoded.dictionary.to_pylist()]
+    return pa.array(of_codes(np.asarray(values, np.float32), encoded, nothing=1.0))
+
+
+def _rows_kept(good: np.ndarray, row_of: np.ndarray | None) -> int:
+    if row_of is None:
+        return int(good.sum())
+    held = np.zeros(len(good), bool)
+    held[row_of] = True
+    return int((held & good).sum())
+
+
 def _assemble(
-    images: pa.Array, columns: dict[str, pa.Array], row_of: np.ndarray, order: np.ndarray
+    images: pa.Array,
+    columns: Mapping[str, pa.Array],
+    row_of: np.ndarray | None,
+    order: pa.Array | None,
 ) -> pa.Table:
-    """A table of EVENT_SCHEMA, an event an image. row_of: the row of the log of each."""
-    rows = pa.table(columns).take(pa.array(row_of))
-    table = rows.append_column("image_id", images).append_column("order", pa.array(order))
-    return table.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+    """Events of EVENT_SCHEMA, an event an image. row_of: the row of the log of each, if not one."""
+    rows = pa.table(dict(columns))
+    if row_of is not None:
+        rows = rows.take(pa.array(row_of))
+    table = rows.append_column("image", hash_codes(images, IMAGE_SALT))
+    if order is not None:
+        table = table.append_column("order", order)
+    names = [name for name in EVENT_SCHEMA.names if name in table.column_names]
+    return table.select(names).cast(pa.schema([EVENT_SCHEMA.field(name) for name in names]))

@@ -1,160 +1,324 @@
 """Events to sessions: cut by pauses, bots left out, each image once, the first images kept.
 
-In: all events of a shard's users and sessions. Out: one table of VISIT_SCHEMA, and counts that
-account for every event. All work is done by numpy on whole columns.
+In: all events of a shard's users and sessions. Out: `Sessions`, columns of numbers, and counts that
+account for every event. Sessions that are named need not be in order for that; only where a pause
+cuts, where images are too many, and where a session is held out, events are put in order of time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columnar import hash_values
 from pipeline.config import SessionsConfig
+from pipeline.errors import ImgembedError
+from pipeline.hashing import hash_values, mix
+from pipeline.sorting import bits, changes, order_by, run_lengths, run_starts, sort_together
 
-# A row for each (session, image, query); `first` marks one row for each (session, image).
-VISIT_SCHEMA = pa.schema(
-    [
-        ("session", pa.int64()),  # numbered within the shard
-        ("draw", pa.uint64()),  # uniform, decides what is held out
-        ("start", pa.int64()),  # microseconds, of the session's first event; null without times
-        ("user", pa.uint64()),
-        ("image_id", pa.string()),
-        ("position", pa.int32()),  # place of the image in the session, from 0
-        ("query", pa.string()),
-        ("first", pa.bool_()),
-    ]
-)
-_NO_TIME = np.iinfo(np.int64).min
+Starts = Literal["unknown", "wanted", "needed"]
 
 
 @dataclass(frozen=True)
 class SessionCounts:
-    """What became of the events: events = visits + repeated + of_bots + beyond_max_images."""
+    """What became of the events.
+
+    events = visits + repeated + of_bots + beyond_max_images + beyond_max_sessions.
+    """
 
     sessions: int
     sessions_of_one_image: int
     bots: int
+    sessions_beyond_user_limit: int
     events: int
     visits: int
     repeated: int
     of_bots: int
     beyond_max_images: int
+    beyond_max_sessions: int
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The sessions of a shard, and their events that count.
+
+    Of each session: user: [sessions] uint64, 0 = unknown; draw: [sessions] uint64, uniform, decides
+    what is held out; start: [sessions] int64 microseconds or None.
+    Of each event: session: [events] int64, index into the above; image: [events] int64, index into
+    `images`; time, order: [events] int64 or None; query: [events] uint64 with `asked`: [events]
+    bool, or None; weight: [events] float32 or None.
+    images: [images] uint64, ascending hashes of image ids.
+    """
+
+    user: np.ndarray
+    draw: np.ndarray
+    start: np.ndarray | None
+    session: np.ndarray
+    image: np.ndarray
+    images: np.ndarray
+    time: np.ndarray | None
+    order: np.ndarray | None
+    query: np.ndarray | None
+    asked: np.ndarray | None
+    weight: np.ndarray | None
+
+    def of_events(self, rows: np.ndarray) -> Sessions:
+        """With some of the events only; rows: [events] bool."""
+        if rows.all():
+            return self
+        columns = {name: getattr(self, name) for name in _EVENT_COLUMNS}
+        chosen: dict[str, Any] = {
+            name: None if values is None else values[rows] for name, values in columns.items()
+        }
+        return dataclasses.replace(self, **chosen)
+
+    def of_sessions(self, kept: np.ndarray) -> Sessions:
+        """With some of the sessions only, numbered anew; kept: [sessions] bool."""
+        if kept.all():
+            return self
+        events = self.of_events(kept[self.session])
+        return dataclasses.replace(
+            events,
+            user=self.user[kept],
+            draw=self.draw[kept],
+            start=None if self.start is None else self.start[kept],
+            session=(np.cumsum(kept) - 1)[events.session],
+        )
+
+
+_EVENT_COLUMNS = ("session", "image", "time", "order", "query", "asked", "weight")
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Each image of each session once, in ascending order of session and image.
+
+    session, image: [visits] int64 as in `Sessions`. weight: [visits] float64, of the strongest
+    action, or None where every action weighs 1.
+    """
+
+    session: np.ndarray
+    image: np.ndarray
+    weight: np.ndarray | None
+
+    def of_sessions(self, kept: np.ndarray) -> Visits:
+        """Those of some sessions, numbered anew; kept: [sessions] bool."""
+        if kept.all():
+            return self
+        rows = kept[self.session]
+        number = (np.cumsum(kept) - 1)[self.session[rows]]
+        weight = None if self.weight is None else self.weight[rows]
+        return Visits(number, self.image[rows], weight)
 
 
 def sessionize(
-    events: pa.Table, config: SessionsConfig, *, seed: int
-) -> tuple[pa.Table, SessionCounts]:
-    """The visits of a shard's sessions, and what became of its events.
+    events: pa.Table, config: SessionsConfig, *, seed: int, starts: Starts = "unknown"
+) -> tuple[Sessions, Visits, SessionCounts]:
+    """The sessions of a shard, their visits, and what became of its events.
 
-    Events of equal time are put in order by their place in the row, then by a hash of the image,
-    never by arrival.
+    events: of EVENT_SCHEMA; columns may be missing. Events of equal time are put in order by their
+    place in the row, then by a seeded hash of the image, never by arrival. starts: whether that of
+    every session is needed, or wanted as far as the logs have times.
     """
-    events, session = _order(events, config.gap_minutes, seed)
-    sizes = np.bincount(session, minlength=1 if len(session) else 0)
-    human = (sizes <= config.max_events)[session]
-    kept, session_kept = events.filter(pa.array(human)), session[human]
-    visits, beyond = _visits(kept, session_kept, config.max_images)
-    distinct = pc.sum(visits["first"]).as_py() or 0
-    images = np.unique(visits.filter(visits["first"])["session"].to_numpy(), return_counts=True)[1]
-    return visits, SessionCounts(
-        sessions=len(images),
-        sessions_of_one_image=int((images == 1).sum()),
-        bots=int((sizes > config.max_events).sum()),
-        events=len(session),
-        visits=distinct,
-        repeated=int(human.sum()) - distinct - beyond,
-        of_bots=int((~human).sum()),
-        beyond_max_images=beyond,
+    everything = _number_sessions(events, config.gap_minutes, starts)
+    sizes = np.bincount(everything.session, minlength=len(everything.draw))
+    human = sizes <= config.max_events
+    limited = _within_user_limit(everything, human, config.max_sessions_per_user)
+    of_humans = everything.of_sessions(human & limited)
+    visits = visits_of(of_humans)
+    sessions = _first_images(of_humans, visits, config.max_images, seed)
+    beyond = len(of_humans.session) - len(sessions.session)
+    if beyond:
+        visits = visits_of(sessions)
+    images = np.bincount(visits.session, minlength=len(sessions.draw))
+    return (
+        sessions,
+        visits,
+        SessionCounts(
+            sessions=len(sessions.draw),
+            sessions_of_one_image=int((images == 1).sum()),
+            bots=int((~human).sum()),
+            sessions_beyond_user_limit=int((human & ~limited).sum()),
+            events=len(everything.session),
+            visits=len(visits.session),
+            repeated=len(sessions.session) - len(visits.session),
+            of_bots=int(sizes[~human].sum()),
+            beyond_max_images=beyond,
+            beyond_max_sessions=int(sizes[human & ~limited].sum()),
+        ),
     )
 
 
-def _order(events: pa.Table, gap_minutes: float, seed: int) -> tuple[pa.Table, np.ndarray]:
-    """Events session by session, and the running number of each one's session."""
+def visits_of(sessions: Sessions) -> Visits:
+    """Each image of each session once."""
+    width = bits(sessions.image)
+    key = (sessions.session << width) | sessions.image
+    weight = None
+    if sessions.weight is None:
+        key = np.sort(key)
+        key = key[changes(key)]
+    else:
+        levels, level = np.unique(sessions.weight, return_inverse=True)
+        key, level = sort_together(key, level.astype(np.int64))
+        starts = run_starts(key)
+        weight = levels[np.maximum.reduceat(level, starts)].astype(np.float64) if len(key) else None
+        key = key[starts]
+    return Visits(key >> width, key & ((1 << width) - 1), weight)
+
+
+def order_events(sessions: Sessions, seed: int) -> np.ndarray:
+    """Events session by session in their order: by time, place in the row, and a seeded hash."""
+    nothing = np.zeros(len(sessions.session), np.int64)
+    time = nothing if sessions.time is None else sessions.time
+    order = nothing if sessions.order is None else sessions.order
+    salt = hash_values(pa.array([str(seed)]), salt="tie")[0]
+    tie = mix(sessions.images ^ salt)[sessions.image]
+    return order_by(sessions.session, time, order, tie)
+
+
+def positions(session: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """For events in their order: the place of the image among those of its session, from 0 on."""
+    width = bits(image)
+    key, row = sort_together((session << width) | image, np.arange(len(session)))
+    starts = run_starts(key)
+    first = np.zeros(len(session), np.int64)
+    first_rows = np.minimum.reduceat(row, starts) if len(row) else row
+    first[first_rows] = 1
+    before = np.cumsum(first) - first
+    of_session = run_starts(session)
+    before -= np.repeat(before[of_session], run_lengths(of_session, len(session)))
+    place = np.empty(len(session), np.int64)
+    place[row] = np.repeat(before[first_rows], run_lengths(starts, len(key)))
+    return place
+
+
+def _number_sessions(events: pa.Table, gap_minutes: float, starts: Starts) -> Sessions:
+    """All events of a shard, with the session of each."""
     key = events["key"].to_numpy()
-    time = events["time"].fill_null(_NO_TIME).to_numpy()
-    tie = hash_values(events["image_id"], salt=f"tie-{seed}")
-    order = np.lexsort((tie, events["order"].to_numpy(), time, key))
-    key, time = key[order], time[order]
-    cut = events["cut"].to_numpy(zero_copy_only=False)[order]
-    new = np.ones(len(key), bool)
-    pause = np.diff(time) > gap_minutes * 60e6
-    new[1:] = (key[1:] != key[:-1]) | (cut[1:] & pause)
-    return events.take(pa.array(order)), np.cumsum(new) - 1
-
-
-def _visits(events: pa.Table, session: np.ndarray, max_images: int) -> tuple[pa.Table, int]:
-    """(visits, how many events were of images beyond the first `max_images`)."""
-    if events.num_rows == 0:
-        return VISIT_SCHEMA.empty_table(), 0
-    first_of_image, position = _positions(session, _codes(events["image_id"]))
-    within = position < max_images
-    # One row for each query under which the image was opened; its first one where it is repeated.
-    query = _codes(events["query"])
-    pair = np.unique(first_of_image * (query.max() + 1) + query, return_index=True)[1]
-    rows = np.sort(pair[within[pair]])
-    beyond = int((~within).sum())
-    starts = _session_starts(session)
-    start = events["time"].take(pa.array(starts[session[rows]]))
-    columns = [
-        pa.chunked_array([session[rows]]),
-        pa.chunked_array([_draws(events, starts)[session[rows]]]),
-        start,
-        events["user"].take(pa.array(rows)),
-        events["image_id"].take(pa.array(rows)),
-        pa.chunked_array([position[rows].astype(np.int32)]),
-        events["query"].take(pa.array(rows)),
-        pa.chunked_array([_first_rows(first_of_image[rows])]),
-    ]
-    return pa.table(columns, schema=VISIT_SCHEMA), beyond
-
-
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """[rows] int64: equal values have equal codes from 0 on; null is a value."""
-    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def _positions(session: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each event: the first event of its (session, image), and that image's place, from 0."""
-    _, first, inverse = np.unique(
-        session * (image.max() + 1) + image, return_index=True, return_inverse=True
+    time = _times(events)
+    cut = _numbers(events, "cut")
+    session, session_key = _codes(key if cut is None else key[~cut])
+    start = None
+    if cut is not None:
+        rows, number, cut_keys, cut_starts = _cut_by_pauses(key, cut, time, gap_minutes)
+        named = session
+        session = np.empty(len(key), np.int64)
+        session[~cut] = named
+        session[rows] = number + len(session_key)
+        draw = mix(np.concatenate([session_key, cut_keys + cut_starts.astype(np.uint64)]))
+    else:
+        draw = mix(session_key)
+    timed = time is not None and not events["time"].null_count
+    if starts == "needed" and not timed:
+        raise ImgembedError(
+            "holdout.by: time and graph.half_life_days need a timestamp in every row"
+        )
+    if starts != "unknown" and timed and time is not None:
+        start = np.full(len(draw), np.iinfo(np.int64).max)
+        np.minimum.at(start, session, time)
+    image, images = _codes(events["image"].to_numpy(), ascending=True)
+    query = events["query"].combine_chunks() if "query" in events.column_names else None
+    user = np.zeros(len(draw), np.uint64)
+    users = _numbers(events, "user")
+    if users is not None:
+        user[session] = users
+    return Sessions(
+        user=user,
+        draw=draw,
+        start=start,
+        session=session,
+        image=image,
+        images=images,
+        time=time,
+        order=_numbers(events, "order"),
+        query=None if query is None else _flat(query.fill_null(0)),
+        asked=None if query is None else _flat(query.is_valid()),
+        weight=_numbers(events, "weight", missing=1.0),
     )
-    first_of_image = first[inverse]
-    is_first = np.zeros(len(session), np.int64)
-    is_first[first] = 1
-    before = np.cumsum(is_first) - is_first
-    starts = _session_starts(session)
-    return first_of_image, before[first_of_image] - before[starts[session]]
 
 
-def _session_starts(session: np.ndarray) -> np.ndarray:
-    """Index of the first event of each session number; 0 for numbers that have none."""
-    starts = np.zeros(int(session[-1]) + 1, np.int64)
-    present, first = np.unique(session, return_index=True)
-    starts[present] = first
-    return starts
+def _flat(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    if isinstance(column, pa.ChunkedArray):
+        return column.to_numpy()
+    return column.to_numpy(zero_copy_only=False)
 
 
-def _first_rows(group: np.ndarray) -> np.ndarray:
-    """True where a value stands for the first time."""
-    mask = np.zeros(len(group), bool)
-    mask[np.unique(group, return_index=True)[1]] = True
-    return mask
+def _numbers(events: pa.Table, name: str, missing: float = 0) -> np.ndarray | None:
+    """A column; None where the shard's logs lack it."""
+    if name not in events.column_names:
+        return None
+    column = events[name]
+    if column.null_count:
+        column = pc.fill_null(column, pa.scalar(missing, column.type))
+    return column.to_numpy()
 
 
-def _draws(events: pa.Table, starts: np.ndarray) -> np.ndarray:
-    """A uniform number for each session: of its key, and of its start where pauses cut it."""
-    rows = events.select(["key", "time", "cut"]).take(pa.array(starts))
-    start = rows["time"].fill_null(0).to_numpy().astype(np.uint64)
-    return mix(rows["key"].to_numpy() + np.where(rows["cut"].to_numpy(), start, np.uint64(0)))
+def _times(events: pa.Table) -> np.ndarray | None:
+    """[events] int64; events without a time come before all that have one."""
+    if "time" not in events.column_names:
+        return None
+    if events["time"].null_count == 0:
+        return events["time"].to_numpy()
+    least = pc.min(events["time"]).as_py()
+    return None if least is None else pc.fill_null(events["time"], least - 1).to_numpy()
 
 
-def mix(values: np.ndarray) -> np.ndarray:
-    """Spreads uint64 numbers evenly: the finalizer of SplitMix64 (Steele et al., 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def _codes(values: np.ndarray, *, ascending: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """([rows] int64 indices, [distinct] values): values = distinct[indices]."""
+    encoded = pa.array(values).dictionary_encode()
+    codes, distinct = encoded.indices.to_numpy(), encoded.dictionary.to_numpy()
+    if ascending:
+        order = np.argsort(distinct)
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return rank[codes], distinct[order]
+    return codes.astype(np.int64), distinct
+
+
+def _cut_by_pauses(
+    key: np.ndarray, cut: np.ndarray, time: np.ndarray | None, gap_minutes: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(rows in order, the session of each from 0 on, of each session its user's key and start)."""
+    assert time is not None  # rows without session and time are rejected by the reader
+    rows = np.flatnonzero(cut)
+    rows = rows[order_by(key[rows], time[rows])]
+    ordered = time[rows]
+    new = changes(key[rows])
+    new[1:] |= np.diff(ordered) > gap_minutes * 60e6
+    starts = np.flatnonzero(new)
+    return rows, np.cumsum(new) - 1, key[rows[starts]], ordered[starts]
+
+
+def _within_user_limit(sessions: Sessions, candidates: np.ndarray, limit: int | None) -> np.ndarray:
+    """[sessions] bool: which ones count of each user, at most `limit` of the candidates.
+
+    Which ones is decided by their draws, so that it depends neither on arrival nor on the hour.
+    """
+    within = np.ones(len(sessions.draw), bool)
+    if limit is None:
+        return within
+    rows = np.flatnonzero(candidates & (sessions.user != 0))
+    rows = rows[order_by(sessions.user[rows], sessions.draw[rows])]
+    starts = run_starts(sessions.user[rows])
+    rank = np.arange(len(rows)) - np.repeat(starts, run_lengths(starts, len(rows)))
+    within[rows[rank >= limit]] = False
+    return within
+
+
+def _first_images(sessions: Sessions, visits: Visits, max_images: int, seed: int) -> Sessions:
+    """Without the events of images beyond a session's first `max_images`."""
+    distinct = np.bincount(visits.session, minlength=len(sessions.draw))
+    of_long = (distinct > max_images)[sessions.session]
+    rows = np.flatnonzero(of_long)
+    if not len(rows):
+        return sessions
+    long = sessions.of_events(of_long)
+    order = order_events(long, seed)
+    within = np.ones(len(sessions.session), bool)
+    beyond = positions(long.session[order], long.image[order]) >= max_images
+    within[rows[order[beyond]]] = False
+    return sessions.of_events(within)

@@ -1,0 +1,95 @@
+"""Counts of users with the noise of differential privacy, table by table.
+
+With privacy, users take the place of sessions: N, n_i and c_ij count each user once, and a user
+adds to a limited number of pairs, images and queries. The budget is shared among the four.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config import PrivacyConfig
+from pipeline.graph import shares
+from pipeline.graph.count import PairCounts, name_pairs
+from pipeline.graph.privacy import Mechanism, add_noise, calibrate, publish, split_budget
+
+# Shares of the budget: the edges are what it is for.
+_PARTS = {"pairs": 6.0, "images": 2.0, "queries": 1.5, "population": 0.5}
+# Of fewer users nothing is ever published; spares the noise of most pairs, at a threshold 1 higher.
+_MIN_COUNT = 2
+
+
+@dataclass(frozen=True)
+class NoisyCounts:
+    """The mechanisms of one run.
+
+    key: secret, drawn for the run, never stored.
+    """
+
+    key: bytes
+    pairs: Mechanism
+    images: Mechanism
+    queries: Mechanism
+    population: Mechanism
+
+    @classmethod
+    def calibrated(cls, config: PrivacyConfig, key: bytes) -> NoisyCounts:
+        assert config.epsilon is not None
+        budgets = split_budget(config.epsilon, config.delta, list(_PARTS.values()))
+        mechanisms = {
+            name: calibrate(
+                epsilon=epsilon,
+                delta=delta,
+                contributions=1 if name == "population" else config.max_pairs_per_user,
+                min_count=1 if name == "population" else _MIN_COUNT,
+            )
+            for name, (epsilon, delta) in zip(_PARTS, budgets, strict=True)
+        }
+        return cls(key=key, **mechanisms)
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says."""
+        return {name: getattr(self, name).describe() for name in _PARTS}
+
+    def publish_pairs(self, counts: PairCounts) -> PairCounts:
+        """The published pairs; sessions and users are the noisy number of users."""
+        counts = shares.keep(counts, counts.users >= _MIN_COUNT)
+        names = name_pairs(counts.images[counts.low], counts.images[counts.high])
+        published, noisy = publish(counts.users, names, self._key("pairs"), self.pairs)
+        kept = shares.keep(counts, published)
+        users = noisy[published]
+        return PairCounts(kept.images, kept.low, kept.high, users, users, None)
+
+    def publish_images(self, images: pa.Table) -> pa.Table:
+        """Images with their noisy number of users as sessions; 0 where it is not published."""
+        counts = images["sessions"].to_numpy()
+        published, noisy = publish(
+            counts, images["image"].to_numpy(), self._key("images"), self.images
+        )
+        column = pa.array(np.where(published, noisy, 0))
+        return images.set_column(images.column_names.index("sessions"), "sessions", column)
+
+    def publish_queries(self, rows: pa.Table) -> pa.Table:
+        """The published rows of queries.QUERY_COUNTS, with noisy counts."""
+        counts = rows["users"].to_numpy()
+        names = name_pairs(rows["query"].to_numpy(), rows["image"].to_numpy())
+        published, noisy = publish(counts, names, self._key("queries"), self.queries)
+        users = pa.array(noisy[published])
+        kept = rows.filter(pa.array(published))
+        return pa.table([kept["query"], kept["image"], users, users], schema=rows.schema)
+
+    def noisy_population(self, users: int) -> int:
+        """N with noise, at least 1."""
+        noisy = add_noise(
+            np.asarray([users]), np.zeros(1, np.uint64), self._key("population"), self.population
+        )
+        return max(1, int(noisy[0]))
+
+    def _key(self, table: str) -> bytes:
+        """Equal names in two tables must not have equal noise."""
+        return hashlib.blake2b(table.encode(), key=self.key, digest_size=32).digest()

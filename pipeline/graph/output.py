@@ -1,0 +1,190 @@
+"""The files of a graph version: edges and nodes, held-out sessions, what the manifest tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import schema, storage
+from pipeline.artifacts import Version
+from pipeline.columnar import JoinShards, Keyed, concatenate
+from pipeline.errors import ImgembedError
+from pipeline.graph.clicks import NAMED_COLUMNS
+from pipeline.graph.edges import finish_file, top_hubs
+from pipeline.graph.holdout import holdout_rows
+from pipeline.graph.images import IMAGE_SCHEMA, concatenate_images
+from pipeline.graph.previous import read_row_groups
+from pipeline.writing import write_parquet
+
+EDGES, IMAGES, EVERY, ROWS, PREVIOUS = "edges", "images", "every", "rows", "previous"
+# Small findings of a job that its manifest tells; gone when it is written.
+WORK_FOLDER = "work"
+HUBS_BEFORE, HUBS_AFTER, NEWEST, POPULATION = "hubs_before", "hubs_after", "newest", "population"
+
+
+@dataclass
+class WriteEdges(beam.PTransform):
+    """Writes edges and nodes, a file of each for a range of hashes of src.
+
+    Input: {EDGES: (file, edges with `dst_id`), IMAGES: (file, images.IMAGE_SCHEMA)}.
+    """
+
+    folder: str
+    files: int
+    users: bool  # whether the logs tell users; without, nobody counted them
+    counted: bool  # whether there are counts; a ready edge list has none
+
+    def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[None]:
+        empty = [(file, IMAGE_SCHEMA.empty_table()) for file in range(self.files)]
+        # A file without rows is written too: a missing one would look like a loss.
+        every = inputs[EDGES].pipeline | "EveryFile" >> beam.Create(empty).with_output_types(Keyed)
+        return (
+            {**inputs, EVERY: every}
+            | "EdgesToFiles" >> JoinShards()
+            | "WriteEdges" >> beam.MapTuple(self._write)
+        )
+
+    def _write(self, file: int, group: Mapping[str, Iterable[pa.Table]]) -> None:
+        edges, nodes = finish_file(group[EDGES], concatenate_images(group[IMAGES]))
+        if not self.users:
+            edges = _without(edges, "users")
+        if not self.counted:
+            for name in ("sessions", "strength", "src_sessions", "dst_sessions"):
+                edges = _without(edges, name)
+            nodes = _without(nodes, "sessions")
+        for prefix, table in ((schema.EDGES, edges), (schema.NODES, nodes)):
+            name = schema.shard_name(prefix, file, self.files, "parquet")
+            write_parquet(storage.join(self.folder, name), table)
+
+
+def _without(table: pa.Table, name: str) -> pa.Table:
+    column = table.column_names.index(name)
+    return table.set_column(column, table.field(name), pa.nulls(len(table), table.field(name).type))
+
+
+@dataclass
+class NumberHoldout(beam.PTransform):
+    """Held-out rows as the rows of each output file, after those of an earlier run.
+
+    Input: {ROWS: (file, clicks.NAMED_COLUMNS)}. Output: (file, schema.HOLDOUT_SCHEMA).
+    """
+
+    files: int
+    previous: Sequence[str] = ()
+
+    def expand(self, rows: beam.PCollection[Keyed]) -> beam.PCollection[Keyed]:
+        first = 1 + max((_last_session(path) for path in self.previous), default=-1)
+        numbered = (
+            rows
+            | "GatherHeldOut" >> beam.GroupByKey()
+            | "Number" >> beam.Map(self._number, first=first).with_output_types(Keyed)
+        )
+        if not self.previous:
+            return numbered
+        before = (
+            rows.pipeline
+            | "PreviousHoldout" >> beam.Create(list(self.previous)).with_output_types(str)
+            | "ReadHoldout" >> beam.FlatMap(self._read).with_output_types(Keyed)
+        )
+        return (numbered, before) | "WithPrevious" >> beam.Flatten()
+
+    def _number(self, element: tuple[int, Iterable[pa.Table]], first: int) -> Keyed:
+        file, parts = element
+        rows = concatenate(parts).rename_columns(NAMED_COLUMNS)
+        return file, holdout_rows(file, rows, files=self.files, first=first)
+
+    def _read(self, path: str) -> Iterator[Keyed]:
+        for table in read_row_groups(path):
+            for file in range(self.files):
+                of_file = pc.equal(
+                    pc.subtract(
+                        table["session"],
+                        pc.multiply(pc.divide(table["session"], self.files), self.files),
+                    ),
+                    file,
+                )
+                part = table.filter(of_file)
+                if part.num_rows:
+                    yield file, part
+
+
+def _last_session(path: str) -> int:
+    with storage.open_read(path) as source:
+        sessions = pq.read_table(source, columns=["session"])["session"]
+    return pc.max(sessions).as_py() if len(sessions) else -1
+
+
+@dataclass
+class WriteFinding(beam.PTransform):
+    """Writes one small value for the manifest.
+
+    Input: one value that JSON knows, or none.
+    """
+
+    folder: str
+    name: str
+
+    def expand(self, values: beam.PCollection[Any]) -> beam.PCollection[None]:
+        return values | f"Write_{self.name}" >> beam.Map(self._write)
+
+    def _write(self, value: Any) -> None:
+        path = finding_file(self.folder, self.name)
+        with storage.open_write(path) as file:
+            file.write(json.dumps(value).encode())
+
+
+def finding_file(folder: str, name: str) -> str:
+    """Where a job notes a finding."""
+    return storage.join(folder, WORK_FOLDER, f"{name}.json")
+
+
+def read_finding(folder: str, name: str) -> Any:
+    """The value, or None where the job had none."""
+    path = finding_file(folder, name)
+    if not storage.exists(path):
+        return None
+    with storage.open_read(path) as file:
+        return json.load(file)
+
+
+def hubs_to_list(tables: Iterable[pa.Table]) -> list[dict[str, Any]]:
+    """The ten largest hubs of all shards, as the manifest has them."""
+    return top_hubs(tables).to_pylist()
+
+
+def write_inputs(folder: str, inputs: Sequence[storage.FileInfo], previous: Iterable[str]) -> None:
+    """Notes which logs are counted, with those that an earlier run counted."""
+    rows = [(info.path, info.size, info.modified) for info in inputs]
+    columns = [pa.array(list(column)) for column in zip(*rows, strict=True)]
+    tables = [pa.table(columns, schema=schema.INPUT_SCHEMA)]
+    for path in previous:
+        tables += read_row_groups(path)
+    name = schema.shard_name(schema.COUNTED_INPUTS, 0, 1, "parquet")
+    write_parquet(storage.join(folder, schema.COUNTS_FOLDER, name), pa.concat_tables(tables))
+
+
+def write_edges_tsv(folder: str) -> None:
+    """All edges as lines of src, dst and weight: what neural-structured-learning reads."""
+    edge_files = Version(schema.GRAPH, "", folder, {}).shards(schema.EDGES)
+    with storage.open_write(storage.join(folder, schema.EDGES_TSV_FILE)) as file:
+        for edge_file in edge_files:
+            for edges in read_row_groups(edge_file):
+                file.write(_tsv_lines(edges))
+
+
+def _tsv_lines(edges: pa.Table) -> bytes:
+    for name in ("src", "dst"):
+        torn = edges.filter(pc.match_substring(edges[name], "\t"))
+        if torn.num_rows:
+            raise ImgembedError(
+                f"graph.edges_tsv: the image id {torn[name][0].as_py()!r} holds a tab"
+            )
+    columns = (edges[name].to_pylist() for name in ("src", "dst", "weight"))
+    return "".join(f"{s}\t{d}\t{w!r}\n" for s, d, w in zip(*columns, strict=True)).encode()

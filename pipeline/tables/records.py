@@ -1,0 +1,56 @@
+"""Rows as Python objects (of JSONL, Avro and mixed TFRecords) to blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from pipeline.tables.blocks import Block, Faults, Unread, Wanted, make_block
+from pipeline.tables.hiding import shown_row
+from pipeline.tables.values import python_column
+
+Row = Mapping[str, Any]
+
+
+def rows_block(
+    path: str,
+    rows: Sequence[Row],
+    row_numbers: np.ndarray,
+    wanted: Wanted,
+    *,
+    unread: Sequence[Unread] = (),
+) -> Block:
+    """A block of rows by the file's names; a value that a row lacks is null."""
+    faults: Faults = {}
+    arrays = {
+        ours: python_column(
+            [row.get(theirs) for row in rows], ours, faults, lists=ours in wanted.lists
+        )
+        for ours, theirs in wanted.columns.items()
+    }
+
+    def content(index: int) -> str:
+        row = rows[index]
+        if wanted.hide:
+            mapped = {ours: row.get(theirs) for ours, theirs in wanted.columns.items()}
+            return shown_row(printable(mapped), wanted.hide)
+        return orjson.dumps(printable(row), default=str).decode()
+
+    return make_block(
+        path, pa.table(arrays), row_numbers, faults=faults, content=content, unread=unread
+    )
+
+
+def printable(value: Any) -> Any:
+    """The value without bytes and text that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
