@@ -128,6 +128,11 @@ def _explain(error: ValidationError, path: str | None) -> str:
     """The first fault as `run.yaml: graph.min_wieght: unknown setting; did you mean …?`."""
     fault = error.errors()[0]
     places = [str(place) for place in fault["loc"]]
+    one_of = [e for e in error.errors() if e["loc"][:-1] == fault["loc"][:-1]]
+    if _is_choice(places[-1]):  # of several types, none of which fits
+        places.pop()
+    else:
+        one_of = [fault]
     key = ".".join(places)
     if fault["type"] == "extra_forbidden":
         text = _unknown(places)
@@ -136,12 +141,22 @@ def _explain(error: ValidationError, path: str | None) -> str:
     elif fault["type"] == "value_error":
         text = str(fault["ctx"]["error"])
     else:
-        wanted = fault["msg"]
-        for theirs, ours in _WORDS.items():
-            wanted = wanted.replace(theirs, ours)
-        text = f"{wanted[0].lower()}{wanted[1:]}, found {fault['input']!r}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        wanted = " or ".join(_wanted(part["msg"]) for part in one_of).replace(" or wanted ", " or ")
+        text = f"{wanted}, found {fault['input']!r}"
+    others = error.error_count() - len(one_of)
+    more = f" (and {others} more)" if others else ""
     return f"{path or 'settings'}: {key}: {text}{more}"
+
+
+def _is_choice(place: str) -> bool:
+    """Whether a place is one of the types that a setting may have, not a setting."""
+    return place.startswith(("literal[", "constrained-", "int", "float", "none"))
+
+
+def _wanted(message: str) -> str:
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _unknown(places: list[str]) -> str:

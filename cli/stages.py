@@ -296,8 +296,9 @@ class Stages:
         mark = fingerprint(
             config=settings, inputs=inputs, upstream=upstream, code=version("imgembed")
         )
-        current = self.run.current(stage)
-        if current and not self.force and current.manifest.get("fingerprint") == mark:
+        # Not looked at where it is made in any case: a damaged one is mended that way.
+        current = None if self.force else self.run.current(stage)
+        if current and current.manifest.get("fingerprint") == mark:
             self.terminal.say(f"[green]✓[/] {stage} {current.name} is up to date")
             return current
         with self.run.begin(stage) as new:
@@ -306,6 +307,10 @@ class Stages:
                     content = build(new)
             else:
                 content = build(new)
+            for path in storage.changed(inputs):
+                self.terminal.say(
+                    f"! {escape(path)} changed while it was read; the next run reads it anew"
+                )
             return new.commit(
                 {
                     "fingerprint": mark,

@@ -122,8 +122,11 @@ def _spill(folder: str, table: pa.Table) -> str:
     """Writes a table to a new file; returns its path."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{next(_spill_names):06d}.arrow")
-    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table)
+    try:
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    except OSError as error:  # Arrow's own does not name the file
+        raise OSError(error.errno, error.strerror, path) from None
     return path
 
 

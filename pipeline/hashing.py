@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_CHUNK_ROWS = 8_192  # four words of state and the text of so many rows stay in the cache
+_CHUNK_ROWS = 32_768  # enough that the calls cost little, few enough for the cache
 _LONGEST = 1_024  # bytes; longer ones are hashed one by one, not a word at a time for all
 _WORD = np.dtype("<u8")
 _BYTES = np.uint64(8)

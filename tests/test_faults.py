@@ -95,7 +95,7 @@ def build(logs, run_dir, *options, **environment):
 def one_line(process, code=1):
     """The one line that a run ends with."""
     stdout, stderr = finish(process, code)
-    lines = [line for line in stderr.splitlines() if not re.match("✓ |.* …$", line)]
+    lines = [line for line in stderr.splitlines() if not re.match("✓ |  |.* …$", line)]
     assert stdout == ""
     assert len(lines) == 1, stderr
     assert lines[0].startswith("imgembed: ")
@@ -332,7 +332,7 @@ def test_a_full_disk_is_one_line_and_the_former_version_stays(whole, yesterday, 
     output = sum(map(len, whole.files.values()))
     fill(disk, free=0 if free == "nothing" else output // 2)
     line = one_line(start(whole.logs, run_dir))
-    assert re.match(rf"imgembed: no space left on the disk of {run_dir}/graph/v0002", line)
+    assert line.startswith(f"imgembed: no space left on the disk of {run_dir}")
     assert line.endswith(": free some, or name another folder with --run-dir")
     assert versions(run_dir) == ["v0001"]
     assert files(in_force(run_dir).path) == before
@@ -499,11 +499,33 @@ def test_a_log_that_grows_while_it_is_read_is_read_again_by_the_next_run(tmp_pat
     wait_until((run_dir / "graph" / "v0001").exists, process)  # the fingerprint has been taken
     with open(log, "ab") as file:
         file.write(text_log(tmp_path / "more", 500, first=5_000).read_bytes())
-    finish(process)
+    _, stderr = finish(process)
+    assert f"! {log} changed while it was read; the next run reads it anew" in stderr
     assert "up to date" not in build(log, run_dir)
     version = in_force(run_dir)
     assert version.name == "v0002"
     assert version.manifest["counts"]["rows"]["read"] == 3 * 5_500
+
+
+def test_a_file_that_vanishes_after_it_was_listed_is_named(run_dir, tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        text_log(logs / name, 2_000)
+    process = start(logs, run_dir)
+    wait_until((run_dir / "graph" / "v0002").exists, process)
+    (logs / "b.jsonl").unlink()
+    assert str(logs / "b.jsonl") in one_line(process)
+    assert versions(run_dir) == ["v0001"]
+
+
+def test_a_damaged_version_is_made_anew_as_the_line_says(run_dir, tmp_path):
+    log = text_log(tmp_path / "log.jsonl", 500)
+    (run_dir / "graph" / "v0001" / "manifest.json").write_text("{")
+    line = one_line(start(log, run_dir))
+    assert "make the stage anew with: imgembed build-graph --sessions PATH --force" in line
+    build(log, run_dir, "--force")
+    assert in_force(run_dir).name == "v0002"
 
 
 # Leftovers, without the program -----------------------------------------------------------------

@@ -46,7 +46,15 @@ def test_values_of_set_are_yaml():
         ("examples: {split: {trian: 1}}", "examples.split.trian: unknown setting; did you mean"),
         ("graph: {top_k: ten}", "graph.top_k: wanted a valid integer"),
         ("graph: {top_k: 0}", "graph.top_k: wanted at least 1, found 0"),
-        ("graph: {measure: lrr}", "graph.measure: wanted 'count', 'cosine' or 'llr', found 'lrr'"),
+        (
+            "graph: {measure: lrr}",
+            "graph.measure: wanted 'count', 'jaccard', 'cosine', 'lift', 'pmi', 'ppmi', 'npmi' or "
+            "'llr', found 'lrr'",
+        ),
+        ("graph: {min_significance: 0}", "graph.min_significance: wanted greater than 0, found 0"),
+        ("sessions: {actions: {buy: -1}}", "sessions.actions.buy: wanted greater than 0, found -1"),
+        ("privacy: {epsilon: 0}", "privacy.epsilon: wanted greater than 0, found 0"),
+        ("runner: {workers: 0}", "runner.workers: wanted 'auto' or at least 1, found 0"),
         ("graph: 3", "graph: wanted a section of settings, found 3"),
         ("holdout: {fraction: .nan}", "holdout.fraction: wanted a finite number"),
         ("examples: {split: {train: 0.5}}", "sum to 0.7, not to 1"),

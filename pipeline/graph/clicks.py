@@ -59,8 +59,8 @@ class PublishQueries(beam.PTransform):
 
     def _publish(self, element: tuple[int, Group]) -> Outcome:
         _, group = element
-        previous = list(group[PREVIOUS])
-        older = list(group[PREVIOUS_USERS])
+        previous = list(group.get(PREVIOUS, ()))
+        older = list(group.get(PREVIOUS_USERS, ()))
         texts = [t.select(["query", "text"]).rename_columns(NAME_SCHEMA.names) for t in older]
         named = names.distinct([*group[NAMES], *texts])
         rows = queries.merge_queries(group[QUERIES])
@@ -130,20 +130,22 @@ class NameQueryImages(beam.PTransform):
 class NameHeldOut(beam.PTransform):
     """Held-out rows with the ids of their images and the texts of their published queries.
 
-    Input: {ROWS: (shard of images, holdout.HELD_OUT_SCHEMA), IMAGES: (shard, IMAGE_SCHEMA), NAMES:
-    (shard, NAME_SCHEMA of published queries)}. Output: (file, draw, position, image_id, query).
+    Input: {ROWS: (shard of images, holdout.HELD_OUT_SCHEMA), IMAGES: (shard, IMAGE_SCHEMA), and
+    where the logs have queries NAMES: (shard, NAME_SCHEMA of published ones)}. Output: (file, a
+    table of NAMED_COLUMNS).
     """
 
     layout: Layout
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[Keyed]:
+        inputs = dict(inputs)
         rows = (
-            {ROWS: inputs[ROWS], IMAGES: inputs[IMAGES]}
+            {ROWS: inputs[ROWS], IMAGES: inputs.pop(IMAGES)}
             | "HeldOutToImages" >> JoinShards()
             | "NameHeldOutImages" >> beam.FlatMapTuple(self._images).with_output_types(Keyed)
         )
         return (
-            {ROWS: rows, NAMES: inputs[NAMES]}
+            {**inputs, ROWS: rows}
             | "HeldOutToQueries" >> JoinShards()
             | "NameHeldOutQueries" >> beam.FlatMapTuple(self._queries).with_output_types(Keyed)
         )
@@ -166,7 +168,7 @@ class NameHeldOut(beam.PTransform):
             return
         rows = concatenate(parts)
         published = concatenate(
-            sorted(group[NAMES], key=lambda table: table["hash"][0].as_py()), NAME_SCHEMA
+            sorted(group.get(NAMES, ()), key=lambda table: table["hash"][0].as_py()), NAME_SCHEMA
         )
         found = names.look_up(rows["query"].fill_null(0).to_numpy(), published, column="hash")
         known = (found >= 0) & rows["query"].is_valid().to_numpy()

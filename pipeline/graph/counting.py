@@ -118,8 +118,8 @@ class CountSessions(beam.PTransform):
     Input: (shard, {EVENTS: tables of EVENT_SCHEMA}). Output: {PAIRS: (shard of pairs, table),
     IMAGES: (shard, IMAGE_COUNTS), QUERIES: (shard, queries.QUERY_COUNTS), QUERY_USERS: (shard,
     queries.QUERY_USER_COUNTS), HELD_OUT: (shard of images, holdout.HELD_OUT_SCHEMA), POPULATION:
-    int, NEWEST: microseconds}. Counters: the fields of SessionCounts; SESSIONS, SESSIONS_HELD_OUT,
-    SESSIONS_ACROSS.
+    int, NEWEST: (0, a table of one number)}. Counters: the fields of SessionCounts; SESSIONS,
+    SESSIONS_HELD_OUT, SESSIONS_ACROSS.
     """
 
     counting: Counting
@@ -130,7 +130,7 @@ class CountSessions(beam.PTransform):
         tables = dict.fromkeys((PAIRS, IMAGES, QUERIES, QUERY_USERS, HELD_OUT), Keyed)
         return events | "CountShard" >> InThreads(
             self._count,
-            {**tables, POPULATION: int, NEWEST: int},
+            {**tables, POPULATION: int, NEWEST: Keyed},
             self.layout.threads,
             NAMESPACE,
             side=self.clock,
@@ -175,7 +175,8 @@ def count_shard(
         outcome.outputs += [(tag, keyed) for keyed in tables]
     outcome.outputs.append((POPULATION, _population(kept, counting)))
     if sessions.time is not None and len(sessions.time):
-        outcome.outputs.append((NEWEST, int(sessions.time.max())))
+        newest_here = pa.table([pa.array([int(sessions.time.max())])], ["newest"])
+        outcome.outputs.append((NEWEST, (0, newest_here)))
     progress.add("sessions", len(sessions.draw))
     return outcome
 

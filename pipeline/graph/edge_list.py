@@ -26,7 +26,7 @@ from pipeline.tables.blocks import Block
 from pipeline.tables.files import TableFile, find_tables
 from pipeline.tables.names import column_names, map_columns
 from pipeline.tables.parts import Part, read_blocks, split_parts
-from pipeline.writing import WriteParquet, WriteRejected, check_rejected, file_count
+from pipeline.writing import WriteRejected, check_rejected, file_count
 
 SRC, DST, WEIGHT = "src", "dst", "weight"
 EDGES, NAMES, REJECTED = "edges", "names", "rejected"
@@ -172,15 +172,10 @@ def _assemble(
     rows = root | "ReadEdges" >> ReadEdgeList(files, layout)
     images = {NAMES: rows[NAMES]} | "Images" >> _NameImages(layout)
     listed = {EDGES: rows[EDGES]} | "CheckEdges" >> _CheckEdges(graph, layout)
-    write_graph(listed, images, graph, layout, seed, folder, users=False, counted=False)
-    nothing = root | "Nothing" >> beam.Create([]).with_output_types(Keyed)
-    for prefix, table_schema, order in (
-        (schema.QUERIES, schema.QUERY_SCHEMA, ("query", "image_id")),
-        (schema.HOLDOUT, schema.HOLDOUT_SCHEMA, ("session", "position", "query")),
-    ):
-        _ = nothing | f"Write{prefix.title()}" >> WriteParquet(
-            folder, prefix, layout.files, table_schema, order
-        )
+    findings = write_graph(listed, images, graph, layout, seed, folder, users=False, counted=False)
+    _ = findings | "Findings" >> output.WriteFindings(folder)
+    output.write_empty(folder, schema.QUERIES, layout.files, schema.QUERY_SCHEMA)
+    output.write_empty(folder, schema.HOLDOUT, layout.files, schema.HOLDOUT_SCHEMA)
     _ = rows[REJECTED] | "WriteRejected" >> WriteRejected(folder)
 
 

@@ -49,9 +49,9 @@ _HUBS = 10
 class MergeImages(beam.PTransform):
     """Counts and names of images, added up.
 
-    Input: {IMAGES: (shard, IMAGE_COUNTS), NAMES: (shard, NAME_SCHEMA), PREVIOUS: (shard,
-    IMAGE_SCHEMA)}. Output: {IMAGES: (shard, IMAGE_SCHEMA), OF_PAIRS: (shard of pairs,
-    IMAGE_COUNTS), OF_FILES: (file, IMAGE_SCHEMA)}.
+    Input: {IMAGES: (shard, IMAGE_COUNTS), NAMES: (shard, NAME_SCHEMA), and of an earlier run
+    PREVIOUS: (shard, IMAGE_SCHEMA)}. Output: {IMAGES: (shard, IMAGE_SCHEMA), OF_PAIRS: (shard of
+    pairs, IMAGE_COUNTS), OF_FILES: (file, IMAGE_SCHEMA)}.
     """
 
     layout: Layout
@@ -68,7 +68,7 @@ class MergeImages(beam.PTransform):
 
     def _merge(self, element: tuple[int, Group]) -> Outcome:
         shard, group = element
-        images = merge_images(group[IMAGES], group[NAMES], group[PREVIOUS])
+        images = merge_images(group[IMAGES], group[NAMES], group.get(PREVIOUS, ()))
         if self.noise is not None:
             images = self.noise.publish_images(images)
         counted = images.filter(pc.greater(images["sessions"], 0))
@@ -85,7 +85,8 @@ class MergeImages(beam.PTransform):
 class MergePairs(beam.PTransform):
     """Counts of pairs, added up and pruned by sessions and users.
 
-    Input: {PAIRS: (shard of pairs, table), PREVIOUS: the same, OF_PAIRS: (shard of pairs,
+    Input: {PAIRS: (shard of pairs, table), of an earlier run PREVIOUS: the
+    same, OF_PAIRS: (shard of pairs,
     IMAGE_COUNTS)}. Output: {PAIRS: (shard of the higher image, prune.PAIR_SCHEMA), COUNTS: (file,
     (shard, table of all pairs))}. Counters: PAIRS_COUNTED, PAIRS_OF_MIN_SESSIONS,
     PAIRS_OF_MIN_USERS.
@@ -102,9 +103,8 @@ class MergePairs(beam.PTransform):
     def _merge(self, element: tuple[int, Group]) -> Outcome:
         shard, group = element
         counts = shares.merge(group[PAIRS])
-        before = [shares.merge(group[PREVIOUS])]
-        if len(before[0].low):
-            counts = shares.combine([counts, *before], users=np.maximum)
+        if PREVIOUS in group:
+            counts = shares.combine([counts, shares.merge(group[PREVIOUS])], users=np.maximum)
         outputs: list[tuple[str, Any]] = []
         if self.config.keep_counts:
             file = shard * self.layout.files // self.layout.shards
@@ -199,7 +199,7 @@ class LimitDegree(beam.PTransform):
     """Each image keeps its strongest in-edges: hub control.
 
     Input: {EDGES: (shard of dst, prune.EDGE_SCHEMA), or of src where every edge is there in both
-    directions, IMAGES}. Output: {EDGES: (shard of src, prune.EDGE_SCHEMA), HUBS: HUB_SCHEMA}.
+    directions, IMAGES}. Output: {EDGES: (shard of src, prune.EDGE_SCHEMA), HUBS: (0, HUB_SCHEMA)}.
     Counter: EDGES_WITHIN_DEGREE.
     """
 
@@ -209,9 +209,7 @@ class LimitDegree(beam.PTransform):
     both_ways: bool
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        step = InThreads(
-            self._limit, {EDGES: Keyed, HUBS: pa.Table}, self.layout.threads, NAMESPACE
-        )
+        step = InThreads(self._limit, {EDGES: Keyed, HUBS: Keyed}, self.layout.threads, NAMESPACE)
         return inputs | "EdgesToTargets" >> JoinShards() | "LimitInEdges" >> step
 
     def _limit(self, element: tuple[int, Group]) -> Outcome:
@@ -225,7 +223,7 @@ class LimitDegree(beam.PTransform):
         kept = kept.drop_columns(["rank"])
         keyed = split_by(kept, "src", self.layout.hash_bounds)
         outputs: list[tuple[str, Any]] = [(EDGES, part) for part in keyed]
-        return Outcome([*outputs, (HUBS, hubs)], {EDGES_WITHIN_DEGREE: kept.num_rows})
+        return Outcome([*outputs, (HUBS, (0, hubs))], {EDGES_WITHIN_DEGREE: kept.num_rows})
 
 
 @dataclass
@@ -233,8 +231,8 @@ class KeepTopK(beam.PTransform):
     """Each image keeps its strongest out-edges.
 
     Input: {EDGES: (shard of src, prune.EDGE_SCHEMA), IMAGES}. Output: {EDGES: (shard, edges with
-    their rank), HUBS: HUB_SCHEMA}; the shard is that of dst, or where the graph is to be symmetric
-    that of the lower image. Counter: EDGES_WITHIN_TOP_K.
+    their rank), HUBS: (0, HUB_SCHEMA)}; the shard is that of dst, or where the graph is to be
+    symmetric that of the lower image. Counter: EDGES_WITHIN_TOP_K.
     """
 
     config: GraphConfig
@@ -242,7 +240,7 @@ class KeepTopK(beam.PTransform):
     seed: int
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        step = InThreads(self._keep, {EDGES: Keyed, HUBS: pa.Table}, self.layout.threads, NAMESPACE)
+        step = InThreads(self._keep, {EDGES: Keyed, HUBS: Keyed}, self.layout.threads, NAMESPACE)
         return inputs | "EdgesToSources" >> JoinShards() | "KeepTopK" >> step
 
     def _keep(self, element: tuple[int, Group]) -> Outcome:
@@ -251,7 +249,7 @@ class KeepTopK(beam.PTransform):
         outputs: list[tuple[str, Any]] = []
         if self.config.max_degree is None:
             hubs = find_hubs(edges["src"].to_numpy(), concatenate_images(group[IMAGES]))
-            outputs.append((HUBS, hubs))
+            outputs.append((HUBS, (0, hubs)))
         kept = prune.keep_strongest(edges, self.config.top_k, by="src", seed=self.seed)
         if self.config.symmetry == "directed":
             keyed = split_by(kept, "dst", self.layout.hash_bounds)
@@ -300,13 +298,13 @@ class NameTargets(beam.PTransform):
     """Edges with the id of the image that they lead to.
 
     Input: {EDGES: (shard of dst, edges with their rank), IMAGES}. Output: {EDGES: (file of src,
-    edges with `dst_id`), HUBS: HUB_SCHEMA}. Counter: EDGES_KEPT.
+    edges with `dst_id`), HUBS: (0, HUB_SCHEMA)}. Counter: EDGES_KEPT.
     """
 
     layout: Layout
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        step = InThreads(self._name, {EDGES: Keyed, HUBS: pa.Table}, self.layout.threads, NAMESPACE)
+        step = InThreads(self._name, {EDGES: Keyed, HUBS: Keyed}, self.layout.threads, NAMESPACE)
         return inputs | "EdgesToNames" >> JoinShards() | "NameTargets" >> step
 
     def _name(self, element: tuple[int, Group]) -> Outcome:
@@ -325,7 +323,7 @@ class NameTargets(beam.PTransform):
         named = edges.append_column("dst_id", ids)
         keyed = split_by(named, "src", self.layout.file_bounds)
         outputs: list[tuple[str, Any]] = [(EDGES, part) for part in keyed]
-        return Outcome([*outputs, (HUBS, hubs)], {EDGES_KEPT: edges.num_rows})
+        return Outcome([*outputs, (HUBS, (0, hubs))], {EDGES_KEPT: edges.num_rows})
 
 
 def find_hubs(targets: np.ndarray, images: pa.Table) -> pa.Table:

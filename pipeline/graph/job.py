@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 
 from pipeline import runner, schema, storage
 from pipeline.artifacts import NewVersion
@@ -15,7 +14,6 @@ from pipeline.columnar import JoinShards, Keyed
 from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, SessionsConfig
 from pipeline.errors import ConfigError
 from pipeline.graph import clicks, counting, edges, output
-from pipeline.graph.images import IMAGE_SCHEMA
 from pipeline.graph.manifest import check_counts, summarize
 from pipeline.graph.noise import NoisyCounts
 from pipeline.graph.previous import Previous, ReadCounts, decay_counts
@@ -146,22 +144,21 @@ def _assemble(
     if settings.need_clock:
         clock = beam.pvalue.AsSingleton(by_session | "ReadClock" >> counting.ReadClock(settings))
     counts = by_session | "CountSessions" >> counting.CountSessions(settings, layout, clock)
-    newest = counts[counting.NEWEST] | "Newest" >> beam.CombineGlobally(_largest)
     population = (
         counts[counting.POPULATION]
         | "AddSessions" >> beam.CombineGlobally(sum)
         | "Population" >> beam.Map(_population, previous=previous, noise=noise)
     )
-    before = _previous_counts(root, previous, settings, layout, newest)
+    before = _previous_counts(root, previous, settings, layout, clock)
     images = {
         edges.IMAGES: counts[counting.IMAGES],
         edges.NAMES: rows[read.IMAGES],
-        edges.PREVIOUS: before[schema.COUNTED_IMAGES],
+        **_named(before, {edges.PREVIOUS: schema.COUNTED_IMAGES}),
     } | "Images" >> edges.MergeImages(layout, noise)
     pairs = {
         edges.PAIRS: counts[counting.PAIRS],
-        edges.PREVIOUS: before[schema.COUNTED_PAIRS],
         edges.OF_PAIRS: images[edges.OF_PAIRS],
+        **_named(before, {edges.PREVIOUS: schema.COUNTED_PAIRS}),
     } | "Pairs" >> edges.MergePairs(settings.graph, layout, noise)
     weighed = {
         edges.PAIRS: pairs[edges.PAIRS],
@@ -169,24 +166,47 @@ def _assemble(
     } | "WeighPairs" >> edges.WeighPairs(
         settings.graph, layout, beam.pvalue.AsSingleton(population), noise is not None
     )
-    queries = {
-        clicks.QUERIES: counts[counting.QUERIES],
-        clicks.QUERY_USERS: counts[counting.QUERY_USERS],
-        clicks.NAMES: rows[read.QUERIES],
-        clicks.PREVIOUS: before[schema.COUNTED_QUERIES],
-        clicks.PREVIOUS_USERS: before[schema.COUNTED_QUERY_USERS],
-    } | "Queries" >> clicks.PublishQueries(
-        settings.graph.min_users, settings.graph.keep_counts, layout, noise
-    )
-    write_graph(
+    findings = write_graph(
         weighed, images, settings.graph, layout, settings.seed, folder, users=logs.has_users
     )
-    _write_clicks(counts, images, queries, previous, layout, folder)
+    queries = None
+    if logs.has_queries or previous:
+        queries = {
+            clicks.QUERIES: counts[counting.QUERIES],
+            clicks.QUERY_USERS: counts[counting.QUERY_USERS],
+            clicks.NAMES: rows[read.QUERIES],
+            **_named(
+                before,
+                {
+                    clicks.PREVIOUS: schema.COUNTED_QUERIES,
+                    clicks.PREVIOUS_USERS: schema.COUNTED_QUERY_USERS,
+                },
+            ),
+        } | "Queries" >> clicks.PublishQueries(
+            settings.graph.min_users, settings.graph.keep_counts, layout, noise
+        )
+    _write_queries(queries, images, layout, folder)
+    _write_holdout(counts, images, queries, settings, previous, layout, folder)
     _ = rows[read.REJECTED] | "WriteRejected" >> WriteRejected(folder)
-    _ = newest | "NoteNewest" >> output.WriteFinding(folder, output.NEWEST)
-    _ = population | "NotePopulation" >> output.WriteFinding(folder, output.POPULATION)
+    numbered = population | "NotePopulation" >> beam.Map(_note).with_output_types(Keyed)
+    _ = {
+        **findings,
+        output.POPULATION: numbered,
+        output.NEWEST: counts[counting.NEWEST],
+    } | "Findings" >> output.WriteFindings(folder)
     if settings.graph.keep_counts:
         _write_counts(pairs, images, queries, layout, folder)
+
+
+def _named(
+    tables: Mapping[str, beam.PCollection], names: Mapping[str, str]
+) -> dict[str, beam.PCollection]:
+    """Tables of an earlier run by the names they have in a step; none where there is no run."""
+    return {name: tables[prefix] for name, prefix in names.items() if tables}
+
+
+def _note(population: int) -> Keyed:
+    return 0, output.one_number(population)
 
 
 def _reading(settings: counting.Counting, layout: counting.Layout) -> read.Reading:
@@ -198,11 +218,6 @@ def _reading(settings: counting.Counting, layout: counting.Layout) -> read.Readi
         shards=layout.shards,
         hash_bounds=layout.hash_bounds,
     )
-
-
-def _largest(values: Iterable[int | None]) -> int | None:
-    """The largest value, None where there is none."""
-    return max((value for value in values if value is not None), default=None)
 
 
 def _population(counted: int, previous: Previous | None, noise: NoisyCounts | None) -> int:
@@ -217,9 +232,11 @@ def _previous_counts(
     previous: Previous | None,
     settings: counting.Counting,
     layout: counting.Layout,
-    newest: beam.PCollection[int | None],
+    clock: beam.pvalue.AsSingleton | None,
 ) -> dict[str, beam.PCollection[Keyed]]:
-    """Tables of an earlier run for the shards of this one; empty where there is none."""
+    """Tables of an earlier run for the shards of this one; none where there is no such run."""
+    if previous is None:
+        return {}
     places = {
         schema.COUNTED_PAIRS: ("low", layout.pair_bounds),
         schema.COUNTED_IMAGES: ("image", layout.hash_bounds),
@@ -227,14 +244,13 @@ def _previous_counts(
         schema.COUNTED_QUERY_USERS: ("query", layout.hash_bounds),
     }
     tables = {
-        prefix: root
-        | f"Previous_{prefix}" >> ReadCounts(previous.files(prefix) if previous else (), *place)
+        prefix: root | f"Previous_{prefix}" >> ReadCounts(previous.files(prefix), *place)
         for prefix, place in places.items()
     }
-    if previous and settings.graph.half_life_days is not None:
+    if settings.graph.half_life_days is not None:
         tables[schema.COUNTED_PAIRS] = tables[schema.COUNTED_PAIRS] | "Decay" >> beam.Map(
             decay_counts,
-            beam.pvalue.AsSingleton(newest),
+            clock,
             counted_until=previous.newest,
             half_life_days=settings.graph.half_life_days,
         ).with_output_types(Keyed)
@@ -251,12 +267,12 @@ def write_graph(
     *,
     users: bool,
     counted: bool = True,
-) -> None:
+) -> dict[str, beam.PCollection[Keyed]]:
     """Edges in both directions to the edges that are kept, and their files.
 
     weighed: (shard of src, prune.EDGE_SCHEMA); of dst where the edges are not counted but given and
     graph.max_degree is set. images: {edges.IMAGES: (shard, IMAGE_SCHEMA),
-    edges.OF_FILES: (file, IMAGE_SCHEMA)}.
+    edges.OF_FILES: (file, IMAGE_SCHEMA)}. Returns the largest hubs, for output.WriteFindings.
     """
     of_shards = images[edges.IMAGES]
     hubs = None
@@ -277,26 +293,21 @@ def write_graph(
     _ = {output.EDGES: named[edges.EDGES], output.IMAGES: images[edges.OF_FILES]} | (
         "WriteEdges" >> output.WriteEdges(folder, layout.files, users, counted)
     )
-    for name, tables in (
-        (output.HUBS_BEFORE, kept[edges.HUBS] if hubs is None else hubs),
-        (output.HUBS_AFTER, named[edges.HUBS]),
-    ):
-        _ = (
-            tables
-            | f"Top_{name}" >> beam.CombineGlobally(edges.top_hubs)
-            | f"List_{name}" >> beam.Map(pa.Table.to_pylist)
-            | f"Note_{name}" >> output.WriteFinding(folder, name)
-        )
+    return {
+        output.HUBS_BEFORE: kept[edges.HUBS] if hubs is None else hubs,
+        output.HUBS_AFTER: named[edges.HUBS],
+    }
 
 
-def _write_clicks(
-    counts: Mapping[str, beam.PCollection],
+def _write_queries(
+    queries: Mapping[str, beam.PCollection[Keyed]] | None,
     images: Mapping[str, beam.PCollection[Keyed]],
-    queries: Mapping[str, beam.PCollection[Keyed]],
-    previous: Previous | None,
     layout: counting.Layout,
     folder: str,
 ) -> None:
+    if queries is None:
+        output.write_empty(folder, schema.QUERIES, layout.files, schema.QUERY_SCHEMA)
+        return
     _ = (
         {clicks.ROWS: queries[clicks.ROWS], clicks.IMAGES: images[edges.IMAGES]}
         | "NameQueries" >> clicks.NameQueryImages(layout)
@@ -305,13 +316,24 @@ def _write_clicks(
             folder, schema.QUERIES, layout.files, schema.QUERY_SCHEMA, ("query", "image_id")
         )
     )
+
+
+def _write_holdout(
+    counts: Mapping[str, beam.PCollection],
+    images: Mapping[str, beam.PCollection[Keyed]],
+    queries: Mapping[str, beam.PCollection[Keyed]] | None,
+    settings: counting.Counting,
+    previous: Previous | None,
+    layout: counting.Layout,
+    folder: str,
+) -> None:
+    if not settings.holdout.fraction and previous is None:
+        output.write_empty(folder, schema.HOLDOUT, layout.files, schema.HOLDOUT_SCHEMA)
+        return
     before = previous.version.shards(schema.HOLDOUT) if previous else ()
+    texts = {clicks.NAMES: queries[clicks.NAMES]} if queries else {}
     _ = (
-        {
-            clicks.ROWS: counts[counting.HELD_OUT],
-            clicks.IMAGES: images[edges.IMAGES],
-            clicks.NAMES: queries[clicks.NAMES],
-        }
+        {clicks.ROWS: counts[counting.HELD_OUT], clicks.IMAGES: images[edges.IMAGES], **texts}
         | "NameHeldOut" >> clicks.NameHeldOut(layout)
         | "NumberHoldout" >> output.NumberHoldout(layout.files, before)
         | "WriteHoldout"
@@ -328,34 +350,28 @@ def _write_clicks(
 def _write_counts(
     pairs: Mapping[str, beam.PCollection[Keyed]],
     images: Mapping[str, beam.PCollection[Keyed]],
-    queries: Mapping[str, beam.PCollection[Keyed]],
+    queries: Mapping[str, beam.PCollection[Keyed]] | None,
     layout: counting.Layout,
     folder: str,
 ) -> None:
     """All counts before pruning, for a later run."""
-    for prefix, tables, table_schema, order in (
-        (schema.COUNTED_PAIRS, pairs[edges.COUNTS], schema.PAIR_COUNT_SCHEMA, "low"),
-        (schema.COUNTED_IMAGES, images[edges.OF_FILES], IMAGE_SCHEMA, "image"),
-        (
-            schema.COUNTED_QUERIES,
-            queries[clicks.COUNTS],
-            schema.QUERY_COUNT_SCHEMA,
-            "query",
-        ),
-        (
-            schema.COUNTED_QUERY_USERS,
-            queries[clicks.COUNTS_USERS],
-            schema.QUERY_USER_COUNT_SCHEMA,
-            "query",
-        ),
-    ):
+    folder = storage.join(folder, schema.COUNTS_FOLDER)
+    of_queries = {
+        schema.COUNTED_QUERIES: (clicks.COUNTS, schema.QUERY_COUNT_SCHEMA),
+        schema.COUNTED_QUERY_USERS: (clicks.COUNTS_USERS, schema.QUERY_USER_COUNT_SCHEMA),
+    }
+    counts = {
+        schema.COUNTED_PAIRS: (pairs[edges.COUNTS], schema.PAIR_COUNT_SCHEMA, "low"),
+        schema.COUNTED_IMAGES: (images[edges.OF_FILES], schema.IMAGE_COUNT_SCHEMA, "image"),
+    }
+    for prefix, (tag, table_schema) in of_queries.items():
+        if queries is None:
+            output.write_empty(folder, prefix, layout.files, table_schema)
+        else:
+            counts[prefix] = (queries[tag], table_schema, "query")
+    for prefix, (tables, table_schema, order) in counts.items():
         _ = tables | f"WriteCounted_{prefix}" >> WriteParquet(
-            storage.join(folder, schema.COUNTS_FOLDER),
-            prefix,
-            layout.files,
-            table_schema,
-            (order,),
-            in_order=True,
+            folder, prefix, layout.files, table_schema, (order,), in_order=True
         )
 
 

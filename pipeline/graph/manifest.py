@@ -75,11 +75,12 @@ def summarize(
     noise: NoisyCounts | None,
 ) -> dict[str, Any]:
     """The manifest's part about the job."""
-    newest = output.read_finding(folder, output.NEWEST)
+    found = output.read_findings(folder)
+    newest = found[output.NEWEST]
     if previous and previous.newest is not None:
         newest = max(filter(None, (newest, previous.newest)))
     content: dict[str, Any] = {
-        "population": output.read_finding(folder, output.POPULATION),
+        "population": found[output.POPULATION],
         "newest": newest,
         "counts": {**_log_counts(counts), **graph_counts(counts, graph)},
         **hubs(folder),
@@ -101,12 +102,8 @@ def summarize(
 
 def hubs(folder: str) -> dict[str, Any]:
     """The images that most edges lead to, before hub control and top_k, and in the graph."""
-    return {
-        "hubs": {
-            "before": output.read_finding(folder, output.HUBS_BEFORE),
-            "after": output.read_finding(folder, output.HUBS_AFTER),
-        }
-    }
+    found = output.read_findings(folder)
+    return {"hubs": {"before": found[output.HUBS_BEFORE], "after": found[output.HUBS_AFTER]}}
 
 
 def _log_counts(counts: Counts) -> dict[str, Any]:

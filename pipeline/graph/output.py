@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline import schema, storage
 from pipeline.artifacts import Version
-from pipeline.columnar import JoinShards, Keyed, concatenate
+from pipeline.columnar import Joined, JoinShards, Keyed, concatenate
 from pipeline.errors import ImgembedError
 from pipeline.graph.clicks import NAMED_COLUMNS
 from pipeline.graph.edges import finish_file, top_hubs
@@ -122,41 +122,48 @@ def _last_session(path: str) -> int:
 
 
 @dataclass
-class WriteFinding(beam.PTransform):
-    """Writes one small value for the manifest.
+class WriteFindings(beam.PTransform):
+    """Writes what the manifest is to tell of the job's results, as one small JSON file.
 
-    Input: one value that JSON knows, or none.
+    Input: {HUBS_BEFORE, HUBS_AFTER: (0, edges.HUB_SCHEMA), and as far as there are any NEWEST,
+    POPULATION: (0, a table of one number)}.
     """
 
     folder: str
-    name: str
 
-    def expand(self, values: beam.PCollection[Any]) -> beam.PCollection[None]:
-        return values | f"Write_{self.name}" >> beam.Map(self._write)
+    def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[None]:
+        return inputs | "GatherFindings" >> JoinShards() | "WriteFindings" >> beam.Map(self._write)
 
-    def _write(self, value: Any) -> None:
-        path = finding_file(self.folder, self.name)
-        with storage.open_write(path) as file:
-            file.write(json.dumps(value).encode())
-
-
-def finding_file(folder: str, name: str) -> str:
-    """Where a job notes a finding."""
-    return storage.join(folder, WORK_FOLDER, f"{name}.json")
+    def _write(self, element: Joined) -> None:
+        _, group = element
+        hubs = {kind: top_hubs(group[kind]).to_pylist() for kind in (HUBS_BEFORE, HUBS_AFTER)}
+        newest = [value for table in group.get(NEWEST, ()) for value in table[0].to_pylist()]
+        people = [value for table in group.get(POPULATION, ()) for value in table[0].to_pylist()]
+        content = {**hubs, NEWEST: max(newest, default=None), POPULATION: sum(people)}
+        with storage.open_write(_findings_file(self.folder)) as file:
+            file.write(json.dumps(content).encode())
 
 
-def read_finding(folder: str, name: str) -> Any:
-    """The value, or None where the job had none."""
-    path = finding_file(folder, name)
-    if not storage.exists(path):
-        return None
-    with storage.open_read(path) as file:
+def one_number(value: int) -> pa.Table:
+    """A table of one number."""
+    return pa.table([pa.array([value], pa.int64())], ["value"])
+
+
+def _findings_file(folder: str) -> str:
+    return storage.join(folder, WORK_FOLDER, "findings.json")
+
+
+def read_findings(folder: str) -> dict[str, Any]:
+    """What the job found, by HUBS_BEFORE and so on."""
+    with storage.open_read(_findings_file(folder)) as file:
         return json.load(file)
 
 
-def hubs_to_list(tables: Iterable[pa.Table]) -> list[dict[str, Any]]:
-    """The ten largest hubs of all shards, as the manifest has them."""
-    return top_hubs(tables).to_pylist()
+def write_empty(folder: str, prefix: str, files: int, table_schema: pa.Schema) -> None:
+    """Files without rows, for what the logs do not have: a missing one would look like a loss."""
+    for file in range(files):
+        name = schema.shard_name(prefix, file, files, "parquet")
+        write_parquet(storage.join(folder, name), table_schema.empty_table())
 
 
 def write_inputs(folder: str, inputs: Sequence[storage.FileInfo], previous: Iterable[str]) -> None:

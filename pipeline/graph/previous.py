@@ -20,6 +20,7 @@ from pipeline import schema, storage
 from pipeline.artifacts import Version
 from pipeline.columnar import Keyed
 from pipeline.errors import ConfigError, ImgembedError
+from pipeline.graph.holdout import Clock
 from pipeline.graph.names import split_by
 from pipeline.graph.strength import decayed
 
@@ -137,13 +138,13 @@ def read_row_groups(path: str) -> Iterator[pa.Table]:
 
 
 def decay_counts(
-    keyed: Keyed, newest: int | None, *, counted_until: int | None, half_life_days: float | None
+    keyed: Keyed, clock: Clock, *, counted_until: int | None, half_life_days: float | None
 ) -> Keyed:
     """Pairs of an earlier run as they are at the newest event of this one."""
     shard, table = keyed
-    if newest is None or counted_until is None:
+    if clock.newest is None or counted_until is None:
         return keyed
-    days = max(0, newest - counted_until) / _DAY
+    days = max(0, clock.newest - counted_until) / _DAY
     units = decayed(table["strength"].to_numpy(), days=days, half_life_days=half_life_days)
     column = table.column_names.index("strength")
     return shard, table.set_column(column, "strength", pa.array(units))

@@ -66,6 +66,10 @@ class Logs:
     def has_users(self) -> bool:
         return any(events.USER_ID in log.columns for log in self.files)
 
+    @property
+    def has_queries(self) -> bool:
+        return any(events.QUERY in log.columns for log in self.files)
+
     def detected(self) -> dict[str, int]:
         """How many files there are of each description, the commonest first."""
         return dict(Counter(describe(log) for log in self.files).most_common())
