@@ -9,7 +9,7 @@ REQUIRED = [
     "apache-beam[gcp]>=2.77,<2.78; python_version >= '3.11'",
     # On Python 3.10 tensorflow-metadata holds protobuf below what the Bigtable client of later
     # versions wants, and those before 2.76 hold pyarrow below 24.
-    "apache-beam[gcp]>=2.74,<2.76; python_version < '3.11'",
+    "apache-beam[gcp]>=2.75,<2.76; python_version < '3.11'",
     "pyarrow>=23,<24; python_version < '3.11'",
     # The trainer runs on the Keras 3 that comes with this TensorFlow.
     "tensorflow>=2.21,<2.22",

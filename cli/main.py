@@ -20,6 +20,7 @@ from cli.commands.demo import demo
 from cli.commands.evaluate import evaluate
 from cli.commands.export import export
 from cli.commands.init import init
+from cli.commands.plan import plan
 from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
@@ -33,7 +34,7 @@ _ENDINGS = {
     signal.SIGHUP: "hung up",
 }
 
-COMMANDS = (build_graph, train, export, search, evaluate, sample, demo, init)
+COMMANDS = (build_graph, train, export, search, evaluate, sample, demo, init, plan)
 
 
 @click.group(

@@ -69,7 +69,7 @@ class GraphConfig(Section):
         "none", description="what a pair of a session of n images adds: 1, 1/(n-1) or 1/log2(n)"
     )
     half_life_days: float | None = Field(
-        None, gt=0, description="after so many days a session adds half to an edge's strength"
+        None, gt=0, description="a session so many days before the newest that counts adds half"
     )
     min_sessions: Count = Field(2, description="an edge of fewer sessions is left out")
     min_users: Count = Field(

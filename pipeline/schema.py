@@ -91,7 +91,7 @@ PAIR_COUNT_SCHEMA = pa.schema(
         ("high", pa.uint64()),
         ("sessions", pa.int64()),
         ("users", pa.int64()),
-        ("strength", pa.int64()),  # units of 2^-24
+        ("strength", pa.int64()),  # units of 2^-28
     ]
 )
 IMAGE_COUNT_SCHEMA = pa.schema(

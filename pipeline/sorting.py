@@ -28,7 +28,10 @@ def run_starts(values: np.ndarray) -> np.ndarray:
 
 def run_lengths(starts: np.ndarray, rows: int) -> np.ndarray:
     """How long the runs are that begin at `starts`, of `rows` rows in all."""
-    return np.diff(np.append(starts, rows))
+    lengths = np.empty(len(starts), np.int64)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1:] = rows - starts[-1:]
+    return lengths
 
 
 def bits(values: np.ndarray) -> int:

@@ -22,6 +22,7 @@ from pipeline.errors import ImgembedError
 _BYTES_A_FILE = 128 << 20  # of input
 _BYTES_A_SHARD = 128 << 20  # of input; what one worker holds at a time is several times that
 _ROW_GROUP = 131_072
+_ENCODED_ROW_GROUP = 1_048_576  # each row group holds the list of all its strings
 
 
 def file_count(input_bytes: int) -> int:
@@ -37,9 +38,10 @@ def shard_count(setting: int | str, input_bytes: int) -> int:
 def write_parquet(path: str, table: pa.Table) -> None:
     """One file, zstd, the same bytes for the same rows; encoded strings are strings in it."""
     encoded = any(pa.types.is_dictionary(field.type) for field in table.schema)
+    rows = _ENCODED_ROW_GROUP if encoded else _ROW_GROUP
     with storage.open_write(path) as file:
         pq.write_table(
-            table, file, compression="zstd", row_group_size=_ROW_GROUP, store_schema=not encoded
+            table, file, compression="zstd", row_group_size=rows, store_schema=not encoded
         )
 
 

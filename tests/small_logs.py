@@ -1,11 +1,13 @@
 """Small session logs to build graphs of, and what to do with the graphs."""
 
 import json
+import logging
 import random
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from cli import main
 from pipeline.artifacts import RunDir
 from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, RunnerConfig, SessionsConfig
 from pipeline.graph.job import build_graph
@@ -94,3 +96,15 @@ def images_of(rows):
     for row in rows:
         sessions.setdefault(row["session_id"], {})[row["image_id"]] = None
     return {session: list(images) for session, images in sessions.items()}
+
+
+def run_command(*arguments):
+    """The exit code of a command, in this process; pytest's `capfd` has what it printed."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    try:
+        return main.run([str(argument) for argument in arguments])
+    finally:  # a command's log takes the place of all handlers
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logging.captureWarnings(False)

@@ -1,4 +1,4 @@
-"""The graph: counts against SQL and plain Python, every row accounted for, the same bytes always."""
+"""The graph: counts by SQL and plain Python, every row accounted for, the same bytes always."""
 
 import json
 import math
@@ -288,7 +288,7 @@ def prune_by_hand(rows):
 
 def test_the_manifest_counts_each_step_of_pruning_in_order(pruned, weighed_rows):
     left, _, edges = prune_by_hand(weighed_rows)
-    assert list(left.values()) == sorted(left.values())[: len(left)] or len(set(left.values())) > 4
+    assert len(set(left.values())) == len(left) - 1  # each but positive_weight takes something
     backward = {(b, a) for a, b in edges}
     expected = {
         "directed": set(edges),
@@ -331,10 +331,10 @@ def test_every_row_and_event_is_accounted_for(tmp_path):
     rows = [{"user_id": "a", "session_id": f"a{s}", "image_id": i} for s in range(4) for i in "xy"]
     rows += [{"user_id": "b", "session_id": "bot", "image_id": "x"}] * 12
     rows += [{"user_id": "c", "session_id": "long", "image_id": str(n)} for n in range(7)]
-    rows += [{"user_id": "d", "session_id": f"d{s}", "image_id": i} for s in range(1) for i in "xxy"]
+    rows += [{"user_id": "d", "session_id": "d", "image_id": i} for i in "xxy"]
     rows += [{"user_id": "e", "session_id": "single", "image_id": "x"}]
     rows += [{"user_id": "f", "session_id": "f"}, {"image_id": "x"}]
-    write_log(tmp_path / "log.jsonl", rows)
+    write_log(tmp_path / "log.jsonl", [row | {"timestamp": 1_600_000_000} for row in rows])
     (tmp_path / "whole.jsonl").write_text('{"session_id": "w", "items": []}\n' * 2)
     version = build(
         tmp_path / "run",
@@ -380,10 +380,7 @@ def test_the_manifest_names_formats_and_units_and_files_that_are_no_logs(tmp_pat
     (tmp_path / "logs" / "c.csv").write_text("\n".join(lines).replace(";", "_") + "\n")
     (tmp_path / "logs" / "README").write_text("Logs of the shop.\n")
     (tmp_path / "logs" / "empty.jsonl").touch()
-    version = build(
-        tmp_path / "run",
-        tmp_path / "logs" / "*.jsonl",
-    )
+    version = build(tmp_path / "run", tmp_path / "logs" / "*.jsonl")
     described = "image_id, session_id, user_id, timestamp (seconds), query"
     assert version.manifest["inputs"]["detected"] == {f"jsonl, a row an event: {described}": 2}
     assert version.manifest["inputs"]["files"] == 2
@@ -395,9 +392,8 @@ def test_the_manifest_names_formats_and_units_and_files_that_are_no_logs(tmp_pat
     }
     for path in (tmp_path / "logs").glob("*.jsonl"):
         path.unlink()
-    version = build(
-        tmp_path / "run", tmp_path / "logs", sessions={"columns": mapped}, min_sessions=1
-    )
+    loose = {"min_sessions": 1, "measure": "count"}
+    version = build(tmp_path / "run", tmp_path / "logs", sessions={"columns": mapped}, **loose)
     described = "image_id = photo, session_id = visit_x, user_id = who, timestamp = when (ISO 8601)"
     assert version.manifest["inputs"]["detected"] == {f"csv, a row an event: {described}": 1}
     assert version.manifest["inputs"]["skipped"] == [str(tmp_path / "logs" / "README")]
@@ -422,7 +418,13 @@ def test_edges_tsv_has_the_edges_of_the_parquet_line_by_line(one_shard):
 def test_an_id_with_a_tab_is_no_line_of_edges_tsv(tmp_path):
     write_log(tmp_path / "log.jsonl", [{"session_id": "s", "image_id": i} for i in ("a\tb", "c")])
     with pytest.raises(ImgembedError, match=r"graph.edges_tsv: the image id 'a\\tb' holds a tab"):
-        build(tmp_path / "run", tmp_path / "log.jsonl", min_sessions=1, edges_tsv=True)
+        build(
+            tmp_path / "run",
+            tmp_path / "log.jsonl",
+            min_sessions=1,
+            measure="count",
+            edges_tsv=True,
+        )
 
 
 # Held-out sessions --------------------------------------------------------------------------------
@@ -447,9 +449,7 @@ def test_held_out_sessions_are_whole_and_out_of_the_graph(tmp_path, log):
     assert {node["image_id"]: node["sessions"] for node in table(version, "nodes")} == n
     pairs = Counter(pair for images in remaining for pair in combinations(sorted(images), 2))
     found = {(e["src"], e["dst"]): e["sessions"] for e in table(version, "edges")}
-    assert found == {
-        edge: c for (a, b), c in pairs.items() if c >= 2 for edge in ((a, b), (b, a))
-    }
+    assert found == {edge: c for (a, b), c in pairs.items() if c >= 2 for edge in ((a, b), (b, a))}
 
 
 def test_sessions_held_out_by_time_are_the_latest(tmp_path, log):
@@ -471,8 +471,8 @@ def test_sessions_held_out_by_time_are_the_latest(tmp_path, log):
 def test_an_image_in_half_of_all_sessions_and_a_session_of_very_many_events(tmp_path):
     rows = clicks()
     for number in range(0, 400, 2):
-        rows.append({"session_id": f"session-{number}", "user_id": "u", "image_id": "hub"})
-        rows[-1]["user_id"] = f"user-{number % 37}"
+        session = {"session_id": f"session-{number}", "user_id": f"user-{number % 37}"}
+        rows.append(session | {"image_id": "hub"})
     draw = random.Random(2)
     bot = {"session_id": "bot", "user_id": "robot", "timestamp": 1_600_000_000}
     rows += [bot | {"image_id": f"image-{draw.randrange(30)}"} for _ in range(30_000)]
@@ -592,11 +592,21 @@ def test_a_row_without_a_time_is_named_where_every_row_needs_one(tmp_path):
         build(tmp_path / "run", tmp_path / "log.jsonl", half_life_days=1.0)
 
 
+@pytest.mark.xfail(strict=True, reason="AssertionError: a rejected row makes the column `cut`")
+def test_a_row_of_no_session_is_rejected_where_the_log_has_no_times(tmp_path):
+    rows = [{"session_id": "s", "image_id": "a"}, {"session_id": "s", "image_id": "b"}]
+    write_log(tmp_path / "log.jsonl", [*rows, {"image_id": "x"}])
+    budget = {"max_rejected_fraction": 0.5}
+    loose = {"min_sessions": 1, "measure": "count"}
+    version = build(tmp_path / "run", tmp_path / "log.jsonl", sessions=budget, **loose)
+    assert version.manifest["rejected"] == {"neither session_id nor user_id": 1}
+
+
 # Nothing is lost ----------------------------------------------------------------------------------
 
 
 def test_a_log_whose_tables_go_through_files_loses_nothing(tmp_path):
-    sessions, size, images = 60_000, 5, 3_000
+    sessions, size, images = 60_000, 5, 1_000
     draw = np.random.default_rng(0)
     image = (draw.zipf(1.3, (sessions, size)) % images).astype(np.int64)
     ids = pa.array([f"image-{n}" for n in range(images)])

@@ -190,7 +190,9 @@ def _count_cells(
     if units is not None or bits(pairs) + user_bits > _WORD_BITS:
         ones = np.ones(len(pairs), np.int64)
         return _sum_cells(order_by(pairs, users), pairs, users, ones, units)
-    packed = (pairs << user_bits) | users
+    packed = pairs  # in place: these are the longest columns of all
+    packed <<= user_bits
+    packed |= users
     packed.sort()
     starts = run_starts(packed)
     cells, mask = packed[starts], (1 << user_bits) - 1
@@ -246,6 +248,13 @@ def name_pairs(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return mix(mix(low) ^ high)
 
 
+def _distinct_users(users: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """How many known users each run has, in which every user stands once."""
+    if users.all():
+        return run_lengths(starts, len(users))
+    return np.add.reduceat((users > 0).astype(np.int64), starts)
+
+
 def _sum_users(cells: _Cells, images: np.ndarray, width: int) -> PairCounts:
     starts = run_starts(cells.pair)
     low, high = cells.pair[starts] >> width, cells.pair[starts] & ((1 << width) - 1)
@@ -256,6 +265,6 @@ def _sum_users(cells: _Cells, images: np.ndarray, width: int) -> PairCounts:
         low,
         high,
         np.add.reduceat(cells.sessions, starts),
-        np.add.reduceat((cells.user > 0).astype(np.int64), starts),
+        _distinct_users(cells.user, starts),
         None if cells.strength is None else np.add.reduceat(cells.strength, starts),
     )

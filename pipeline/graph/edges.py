@@ -70,7 +70,7 @@ class MergeImages(beam.PTransform):
         shard, group = element
         images = merge_images(group[IMAGES], group[NAMES], group.get(PREVIOUS, ()))
         if self.noise is not None:
-            images = self.noise.publish_images(images)
+            images = self.noise.noisy_images(images)
         counted = images.filter(pc.greater(images["sessions"], 0))
         outputs: list[tuple[str, Any]] = [(IMAGES, (shard, images))]
         for tag, table, bounds in (
@@ -117,7 +117,7 @@ class MergePairs(beam.PTransform):
         if self.config.min_users > 1:
             counts = shares.keep(counts, counts.users >= self.config.min_users)
         images = concatenate_ascending(group[OF_PAIRS], "image", IMAGE_COUNTS)
-        pairs = _with_low_sessions(counts, images, private=self.noise is not None)
+        pairs = _with_low_sessions(counts, images)
         outputs += [(PAIRS, keyed) for keyed in split_by(pairs, "high", self.layout.hash_bounds)]
         return Outcome(
             outputs,
@@ -141,11 +141,9 @@ def counts_table(counts: PairCounts) -> pa.Table:
     return pa.table(columns, schema=schema.PAIR_COUNT_SCHEMA)
 
 
-def _with_low_sessions(counts: PairCounts, images: pa.Table, *, private: bool) -> pa.Table:
-    """prune.PAIR_SCHEMA; pairs of images that privacy does not publish are left out."""
+def _with_low_sessions(counts: PairCounts, images: pa.Table) -> pa.Table:
+    """prune.PAIR_SCHEMA."""
     rows = look_up(counts.images, images)[counts.low]
-    if private:
-        counts, rows = shares.keep(counts, rows >= 0), rows[rows >= 0]
     check_found(rows)
     columns = [
         counts.images[counts.low],
@@ -170,7 +168,6 @@ class WeighPairs(beam.PTransform):
     config: GraphConfig
     layout: Layout
     population: beam.pvalue.AsSingleton
-    private: bool
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[Keyed]:
         step = InThreads(
@@ -183,9 +180,6 @@ class WeighPairs(beam.PTransform):
         pairs = concatenate(group[PAIRS], prune.PAIR_SCHEMA)
         images = concatenate_images(group[IMAGES])
         rows = look_up(pairs["high"].to_numpy(), images)
-        if self.private:  # an image that is not published has no count
-            known = (rows >= 0) & (images["sessions"].to_numpy()[rows] > 0)
-            pairs, rows = pairs.filter(pa.array(known)), rows[known]
         check_found(rows)
         high_sessions = images["sessions"].to_numpy()[rows]
         edges, removed = prune.weigh(pairs, high_sessions, self.config, population=population)
@@ -346,10 +340,13 @@ def top_hubs(tables: Iterable[pa.Table]) -> pa.Table:
     return hubs.sort_by([("degree", "descending"), ("image_id", "ascending")]).slice(0, _HUBS)
 
 
-def finish_file(edges: Iterable[pa.Table], images: pa.Table) -> tuple[pa.Table, pa.Table]:
+def finish_file(
+    edges: Iterable[pa.Table], images: pa.Table, *, only_linked: bool
+) -> tuple[pa.Table, pa.Table]:
     """(schema.EDGE_SCHEMA with encoded ids, schema.NODE_SCHEMA) of one file, in order.
 
     edges: with their rank and `dst_id`. images: IMAGE_SCHEMA of the file, those of the graph.
+    only_linked: leave out images from which no edge leads.
     """
     by_id = pc.sort_indices(images["image_id"]).to_numpy()
     place = np.empty(len(by_id), np.int64)
@@ -370,7 +367,7 @@ def finish_file(edges: Iterable[pa.Table], images: pa.Table) -> tuple[pa.Table, 
         table = _edge_table(found.take(pa.array(order)), src_id)
     columns = [images["image_id"], images["sessions"], degree]
     nodes = pa.table(columns, schema=schema.NODE_SCHEMA).take(pa.array(by_id))
-    return table, nodes
+    return table, nodes.filter(pc.greater(nodes["degree"], 0)) if only_linked else nodes
 
 
 def _edge_table(edges: pa.Table, src_id: pa.DictionaryArray) -> pa.Table:

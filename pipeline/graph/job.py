@@ -63,7 +63,7 @@ def build_graph(
     layout = layout_of(logs, shards, threads)
     noise = None
     if privacy.epsilon is not None:
-        noise = NoisyCounts.calibrated(privacy, secrets.token_bytes(32))
+        noise = NoisyCounts.calibrated(privacy, secrets.token_bytes(32), queries=logs.has_queries)
     root = make_pipeline()
     _assemble(root, logs, previous, settings, layout, noise, out.path)
     counts = runner.run(root, work=storage.join(out.path, output.WORK_FOLDER))
@@ -164,10 +164,17 @@ def _assemble(
         edges.PAIRS: pairs[edges.PAIRS],
         edges.IMAGES: images[edges.IMAGES],
     } | "WeighPairs" >> edges.WeighPairs(
-        settings.graph, layout, beam.pvalue.AsSingleton(population), noise is not None
+        settings.graph, layout, beam.pvalue.AsSingleton(population)
     )
     findings = write_graph(
-        weighed, images, settings.graph, layout, settings.seed, folder, users=logs.has_users
+        weighed,
+        images,
+        settings.graph,
+        layout,
+        settings.seed,
+        folder,
+        users=logs.has_users,
+        only_linked=noise is not None,
     )
     queries = None
     if logs.has_queries or previous:
@@ -267,6 +274,7 @@ def write_graph(
     *,
     users: bool,
     counted: bool = True,
+    only_linked: bool = False,
 ) -> dict[str, beam.PCollection[Keyed]]:
     """Edges in both directions to the edges that are kept, and their files.
 
@@ -291,7 +299,7 @@ def write_graph(
         edges.NameTargets(layout)
     )
     _ = {output.EDGES: named[edges.EDGES], output.IMAGES: images[edges.OF_FILES]} | (
-        "WriteEdges" >> output.WriteEdges(folder, layout.files, users, counted)
+        "WriteEdges" >> output.WriteEdges(folder, layout.files, users, counted, only_linked)
     )
     return {
         output.HUBS_BEFORE: kept[edges.HUBS] if hubs is None else hubs,

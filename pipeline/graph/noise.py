@@ -1,7 +1,8 @@
 """Counts of users with the noise of differential privacy, table by table.
 
 With privacy, users take the place of sessions: N, n_i and c_ij count each user once, and a user
-adds to a limited number of pairs, images and queries. The budget is shared among the four.
+adds to a limited number of pairs, images and queries. The budget is shared among the four. The
+published pairs have said already which images there are, so their counts need no threshold.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pipeline.graph import shares
 from pipeline.graph.count import PairCounts, name_pairs
 from pipeline.graph.privacy import Mechanism, add_noise, calibrate, publish, split_budget
 
-# Shares of the budget: the edges are what it is for.
-_PARTS = {"pairs": 6.0, "images": 2.0, "queries": 1.5, "population": 0.5}
+# Shares of the budget: the edges are what it is for. Logs without queries spend nothing on them.
+_PARTS = {"pairs": 0.5, "images": 0.25, "queries": 0.2, "population": 0.05}
 # Of fewer users nothing is ever published; spares the noise of most pairs, at a threshold 1 higher.
 _MIN_COUNT = 2
 
@@ -34,27 +35,30 @@ class NoisyCounts:
     key: bytes
     pairs: Mechanism
     images: Mechanism
-    queries: Mechanism
     population: Mechanism
+    queries: Mechanism | None = None
 
     @classmethod
-    def calibrated(cls, config: PrivacyConfig, key: bytes) -> NoisyCounts:
+    def calibrated(cls, config: PrivacyConfig, key: bytes, *, queries: bool) -> NoisyCounts:
+        """queries: whether the logs have any."""
         assert config.epsilon is not None
-        budgets = split_budget(config.epsilon, config.delta, list(_PARTS.values()))
+        parts = {name: part for name, part in _PARTS.items() if queries or name != "queries"}
+        budgets = split_budget(config.epsilon, config.delta, list(parts.values()))
         mechanisms = {
             name: calibrate(
                 epsilon=epsilon,
                 delta=delta,
                 contributions=1 if name == "population" else config.max_pairs_per_user,
-                min_count=1 if name == "population" else _MIN_COUNT,
+                min_count=_MIN_COUNT if name in ("pairs", "queries") else 1,
             )
-            for name, (epsilon, delta) in zip(_PARTS, budgets, strict=True)
+            for name, (epsilon, delta) in zip(parts, budgets, strict=True)
         }
         return cls(key=key, **mechanisms)
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says."""
-        return {name: getattr(self, name).describe() for name in _PARTS}
+        mechanisms = {name: getattr(self, name) for name in _PARTS}
+        return {name: found.describe() for name, found in mechanisms.items() if found}
 
     def publish_pairs(self, counts: PairCounts) -> PairCounts:
         """The published pairs; sessions and users are the noisy number of users."""
@@ -65,17 +69,20 @@ class NoisyCounts:
         users = noisy[published]
         return PairCounts(kept.images, kept.low, kept.high, users, users, None)
 
-    def publish_images(self, images: pa.Table) -> pa.Table:
-        """Images with their noisy number of users as sessions; 0 where it is not published."""
+    def noisy_images(self, images: pa.Table) -> pa.Table:
+        """Images with their noisy number of users as sessions, at least 1.
+
+        Only those that a published pair holds may be published.
+        """
+        names = images["image"].to_numpy()
         counts = images["sessions"].to_numpy()
-        published, noisy = publish(
-            counts, images["image"].to_numpy(), self._key("images"), self.images
-        )
-        column = pa.array(np.where(published, noisy, 0))
+        noisy = np.maximum(1, add_noise(counts, names, self._key("images"), self.images))
+        column = pa.array(np.where(counts > 0, noisy, 0))
         return images.set_column(images.column_names.index("sessions"), "sessions", column)
 
     def publish_queries(self, rows: pa.Table) -> pa.Table:
         """The published rows of queries.QUERY_COUNTS, with noisy counts."""
+        assert self.queries is not None
         counts = rows["users"].to_numpy()
         names = name_pairs(rows["query"].to_numpy(), rows["image"].to_numpy())
         published, noisy = publish(counts, names, self._key("queries"), self.queries)

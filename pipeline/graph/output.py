@@ -40,6 +40,7 @@ class WriteEdges(beam.PTransform):
     files: int
     users: bool  # whether the logs tell users; without, nobody counted them
     counted: bool  # whether there are counts; a ready edge list has none
+    only_linked: bool  # whether an image without edges is left out, as privacy asks for
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[None]:
         empty = [(file, IMAGE_SCHEMA.empty_table()) for file in range(self.files)]
@@ -52,7 +53,9 @@ class WriteEdges(beam.PTransform):
         )
 
     def _write(self, file: int, group: Mapping[str, Iterable[pa.Table]]) -> None:
-        edges, nodes = finish_file(group[EDGES], concatenate_images(group[IMAGES]))
+        edges, nodes = finish_file(
+            group[EDGES], concatenate_images(group[IMAGES]), only_linked=self.only_linked
+        )
         if not self.users:
             edges = _without(edges, "users")
         if not self.counted:

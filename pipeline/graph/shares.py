@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columnar import Keyed
+from pipeline.errors import ImgembedError
 from pipeline.graph.count import PairCounts
 from pipeline.graph.strength import UNIT
 from pipeline.sorting import bits, changes, run_starts, sort_together
@@ -110,6 +111,10 @@ def combine(parts: Sequence[PairCounts], *, users: np.ufunc = np.add) -> PairCou
     starts = run_starts(keys)
     ufuncs = (np.add, users, np.add)
     sums = [ufunc.reduceat(part, starts) for ufunc, part in zip(ufuncs, payload, strict=False)]
+    if len(sums) > 2 and len(starts) and sums[2].min() < 0:
+        raise ImgembedError(
+            "graph: strengths are too large to add up; make sessions.actions smaller"
+        )
     pairs = keys[starts]
     return PairCounts(
         images,

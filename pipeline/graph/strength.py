@@ -4,7 +4,7 @@ strength = Σ over sessions of a_i a_j · discount(n) · 2^(-age / half_life)
 
 a_i, a_j: weights of the actions on the two images; n: images of the session. Sums of floating point
 numbers depend on their order, and the order on shards and machines; so what a session adds is
-rounded to a unit of 2^-24, and sums are exact.
+rounded to a unit of 2^-28, and sums are exact.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.config import GraphConfig
 from pipeline.sessions.sessionize import Visits
 
-UNIT = 1 << 24
+UNIT = 1 << 28
 _MICROSECONDS_A_DAY = 86_400e6
 
 

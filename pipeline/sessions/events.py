@@ -46,7 +46,7 @@ EVENT_SCHEMA = pa.schema(
         ("time", pa.int64()),  # microseconds since 1970, null where there is none
         ("order", pa.int64()),  # place within a whole-session row, or the log's position
         ("query", pa.uint64()),  # hash of the cleaned query under QUERY_SALT
-        ("weight", pa.float32()),  # of the action; 1 where left out
+        ("weight", pa.float64()),  # of the action; 1 where left out
     ]
 )
 _NO_USER, _NO_SESSION = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
@@ -223,11 +223,11 @@ def _positions(rows: pa.Table) -> pa.Array | None:
 
 
 def _weights(actions: pa.Array | None, weights: Mapping[str, float]) -> pa.Array:
-    """[rows] float32: the weight of each row's action; 1 where it has none or another."""
+    """[rows] float64: the weight of each row's action; 1 where it has none or another."""
     encoded = encode(actions)
     assert encoded is not None
     values = [weights.get(action, 1.0) for action in encoded.dictionary.to_pylist()]
-    return pa.array(of_codes(np.asarray(values, np.float32), encoded, nothing=1.0))
+    return pa.array(of_codes(np.asarray(values, np.float64), encoded, nothing=1.0))
 
 
 def _rows_kept(good: np.ndarray, row_of: np.ndarray | None) -> int:

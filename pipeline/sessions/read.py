@@ -184,7 +184,10 @@ def blocks_of(element: LogPart) -> Iterator[tuple[Log, Block]]:
     """The blocks of a part, as they are read."""
     log, part = element
     rows = _COLUMNAR_ROWS if log.file.format == "parquet" else _TEXT_ROWS
-    for block in read_blocks(part, log.columns, block_rows=rows, hide=events.HIDDEN):
+    encoded = (events.IMAGE_ID, events.QUERY)
+    for block in read_blocks(
+        part, log.columns, block_rows=rows, dictionary=encoded, hide=events.HIDDEN
+    ):
         yield log, block
 
 

@@ -50,7 +50,7 @@ class Sessions:
     what is held out; start: [sessions] int64 microseconds or None.
     Of each event: session: [events] int64, index into the above; image: [events] int64, index into
     `images`; time, order: [events] int64 or None; query: [events] uint64 with `asked`: [events]
-    bool, or None; weight: [events] float32 or None.
+    bool, or None; weight: [events] float64 or None.
     images: [images] uint64, ascending hashes of image ids.
     """
 
@@ -165,7 +165,7 @@ def visits_of(sessions: Sessions) -> Visits:
         levels, level = np.unique(sessions.weight, return_inverse=True)
         key, level = sort_together(key, level.astype(np.int64))
         starts = run_starts(key)
-        weight = levels[np.maximum.reduceat(level, starts)].astype(np.float64) if len(key) else None
+        weight = levels[np.maximum.reduceat(level, starts)] if len(key) else None
         key = key[starts]
     return Visits(key >> width, key & ((1 << width) - 1), weight)
 

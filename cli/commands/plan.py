@@ -1,0 +1,39 @@
+"""imgembed plan"""
+
+from __future__ import annotations
+
+import click
+
+from cli import options
+
+
+@click.command("plan")
+@click.option("--sessions", metavar="PATH", help="Session logs: a file, a folder or a glob.")
+@click.option("--edges", metavar="PATH", help="A ready edge list (src, dst, weight), not logs.")
+@options.config_file
+@options.run_dir
+@options.set_values
+@options.workers
+@options.as_json
+def plan(
+    sessions: str | None,
+    edges: str | None,
+    config_file: str | None,
+    run_dir: str | None,
+    sets: tuple[str, ...],
+    workers: str | None,
+    as_json: bool,
+) -> None:
+    """Estimates what build-graph would make and need.
+
+    From a sample of the input, in seconds, and nothing is written: events, sessions, pairs, edges,
+    bytes of output, memory, disk and shards. The figures are within a factor of two, and exact
+    counts where the sample is the whole input.
+    """
+    from cli.command import read_config
+    from cli.planning import show_plan
+
+    if sessions and edges:
+        raise click.UsageError("--sessions and --edges: give one of the two")
+    flags = {"sessions.path": sessions, "edges.path": edges, "runner.workers": workers}
+    show_plan(read_config(config_file, run_dir, sets, flags), as_json=as_json)
