@@ -49,6 +49,8 @@ TEST = [
     "pytest>=8,<10",
     "ruff>=0.11,<1",
     "types-PyYAML",
+    # Cloud Storage on this machine, for logs and runs in a bucket.
+    "gcp-storage-emulator>=2024.8,<2027",
     # Writes the zstd files that our reader must read or refuse.
     "zstandard>=0.23,<1",
 ]

@@ -48,7 +48,7 @@ def _graph(version: Version) -> str:
     pairs = counts.get("pairs")
     lines.append(f"{pairs['counted']:,} pairs of images → {steps}" if pairs else steps)
     lines += [
-        f"largest hubs {when}: " + ", ".join(f"{h['image_id']} ({h['degree']:,})" for h in hubs[:3])
+        f"largest hubs {when}: " + ", ".join(f"{h['image_id']} ({h['degree']:,})" for h in hubs)
         for when, hubs in version.manifest["hubs"].items()
         if hubs
     ]

@@ -145,11 +145,13 @@ def _found(path: str) -> FileInfo:
 def _bucket_files(path: str) -> list[FileInfo]:
     files = _beam_files()
     patterns = [path] if any(mark in path for mark in "*?[") else [path, path.rstrip("/") + "/**"]
-    return [
-        FileInfo(entry.path, entry.size_in_bytes, entry.last_updated_in_seconds or 0.0)
+    found = {  # by path: a folder's own name may match all that is in it a second time
+        entry.path: FileInfo(entry.path, entry.size_in_bytes, entry.last_updated_in_seconds or 0.0)
         for match in files.match(patterns)
         for entry in match.metadata_list
-    ]
+        if not entry.path.endswith("/")  # what a console makes to show an empty folder
+    }
+    return list(found.values())
 
 
 def open_read(path: str) -> IO[bytes]:

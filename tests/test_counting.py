@@ -26,7 +26,7 @@ from pipeline.ids import NAME_SCHEMA
 from pipeline.runner import make_pipeline
 from pipeline.sessions.sessionize import Sessions, Visits, visits_of
 
-UNIT = 2**24
+UNIT = strength.UNIT
 DAY = 86_400_000_000
 TOP = 2**64 - 1
 
@@ -52,7 +52,7 @@ def sessions_of(plain, *, time=None):
         order=None,
         query=np.array([query or 0 for query in query], np.uint64),
         asked=np.array([query is not None for query in query], bool),
-        weight=np.array(weight, np.float32),
+        weight=np.array(weight, np.float64),
     )
     return sessions, visits_of(sessions)
 
@@ -417,9 +417,10 @@ def test_earlier_strength_is_halved_for_each_half_life_since(units, halves):
 
 
 def test_what_a_session_adds_is_rounded_to_a_unit():
-    left, right = np.array([1.0, 3.0, 0.5]), np.array([1.0, 0.5, 0.5])
-    found = strength.pair_units(left, right, np.array([1.0, 1 / 3, 2.0**-22]))
-    assert found.tolist() == [UNIT, UNIT // 2, 1]  # 0.5 * 0.5 * 2^-22 = 2^-24
+    left, right = np.array([1.0, 3.0, 0.5, 0.5]), np.array([1.0, 0.5, 0.5, 0.5])
+    factor = np.array([1.0, 1 / 3, 5.6 / UNIT, 1.6 / UNIT])
+    # 1, 1/2, and 1.4 and 0.4 units.
+    assert strength.pair_units(left, right, factor).tolist() == [UNIT, UNIT // 2, 1, 0]
 
 
 @pytest.mark.parametrize("weight", [1e-2, 1.0, 1e3, 1e5])

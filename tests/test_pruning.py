@@ -15,8 +15,8 @@ from pipeline.config import GraphConfig
 from pipeline.graph import edges as steps
 from pipeline.graph import measures, prune
 from pipeline.graph.images import IMAGE_SCHEMA
+from pipeline.graph.strength import UNIT
 
-UNIT = 2**24
 TOP = 2**64 - 1
 hashes = st.sampled_from((0, 1, 2, 3, 2**32, 2**63 - 1, 2**63, TOP - 1, TOP))
 

@@ -20,7 +20,7 @@ from pipeline.sessions.sessionize import sessionize
 from pipeline.tables.blocks import EMPTY_REJECTED, Block
 
 GAP = 30
-ACTIONS = {"save": 3.0, "hide": 0.5, "click": 1.0}
+ACTIONS = {"save": 3.3, "hide": 0.1, "click": 1.0}
 LOG_TYPES = {"timestamp": pa.int64(), "position": pa.int64()}
 # Alike, but not the same: case, combining accents, blanks, other planes, something like a null.
 NAMES = ("a", "A", "ä", "a\u0308", " a", "a ", "𝄞", "\U0001f5bc", "null", "0")
@@ -197,7 +197,7 @@ def test_the_events_of_a_row_hold_its_numbers_and_hashes():
     assert found.schema == EVENT_SCHEMA
     assert found["time"].to_pylist() == [1_000_000, 2_000_000, None]
     assert found["order"].to_pylist() == [1, -2, None]
-    assert found["weight"].to_pylist() == [3.0, 1.0, 1.0]
+    assert found["weight"].to_pylist() == [3.3, 1.0, 1.0]
     assert found["cut"].to_pylist() == [False, True, False]
     query, image = found["query"].to_pylist(), found["image"].to_pylist()
     assert (query[0], query[1]) == (query[2], None)  # white space is folded
@@ -222,7 +222,9 @@ def test_a_log_without_rows_has_no_events_and_no_sessions():
     assert set(dataclasses.asdict(counts).values()) == {0}
 
 
-@pytest.mark.parametrize("text", ["a b", " a  b ", "a\tb", "a\r\nb", "a\fb\n"])
+@pytest.mark.parametrize(
+    "text", ["a b", " a  b ", "a\tb", "a\r\nb", "a\fb\n", "a\vb", "a\x85b", "a\u00a0\u3000b"]
+)
 def test_white_space_in_queries_is_folded(text):
     columns = {"image_id": ["x"], "session_id": ["s"]}
     assert read({**columns, "query": [text]}).queries["text"].to_pylist() == ["a b"]
@@ -256,7 +258,8 @@ def test_no_user_id_and_no_session_id_leaves_the_reader():
 
 
 def test_draws_do_not_depend_on_the_secret_key_but_hashes_of_users_do():
-    rows = session_rows("s", "ab", user_id="u") + [
+    rows = [
+        *session_rows("s", "ab", user_id="u"),
         {"user_id": "u", "image_id": "c", "timestamp": 9},
         {"session_id": "t", "image_id": "c"},
     ]
@@ -273,6 +276,11 @@ def test_hashes_of_users_and_of_sessions_have_nothing_in_common():
     events = read(log_of(rows)).events
     columns = [set(events[name].to_pylist()) for name in ("image", "key", "user")]
     assert len(set.union(*columns)) == 3 * len(NAMES)
+
+
+def test_positions_of_text_may_have_a_sign():
+    found = read({"image_id": list("abc"), "session_id": ["s"] * 3, "position": ["+5", "-3", "x"]})
+    assert found.events["order"].to_pylist() == [5, -3, None]
 
 
 # Whole-session rows.
@@ -321,6 +329,13 @@ def test_whole_session_rows_of_one_session_are_one_session():
     found = read({"session_id": ["s", "t", "s"], "items": [["a"], ["b"], ["c"]]})
     first, second, third = found.events["key"].to_pylist()
     assert first == third != second
+
+
+def test_whole_session_rows_of_one_user_without_time_are_sessions_of_their_own():
+    found = read({"user_id": ["u", "u"], "items": [["a", "b"], ["c"]]})
+    _, visits, counts = sessionize(found.events, SessionsConfig(), seed=0)
+    assert counts.sessions == 2
+    assert sorted(np.bincount(visits.session)) == [1, 2]
 
 
 def test_whole_session_rows_of_one_user_far_apart_are_two_sessions():
@@ -414,8 +429,8 @@ def test_the_strongest_action_on_an_image_counts():
     rows += session_rows("t", "d", action="hide")
     sessions, visits, _, names = cut_up(rows)
     assert described(sessions, visits, names) == [
-        (0, (("a", 3.0), ("b", 1.0), ("c", 1.0))),
-        (0, (("d", 0.5),)),
+        (0, (("a", 3.3), ("b", 1.0), ("c", 1.0))),
+        (0, (("d", 0.1),)),
     ]
 
 
@@ -465,6 +480,19 @@ def test_so_many_sessions_of_a_user_count_and_all_of_those_without_a_user():
     kept = {name[1:] for (name, _) in drawn if name.startswith(("u", "v"))}
     assert kept != {"0", "1", "2"}
     assert kept != {"17", "18", "19"}
+
+
+def test_a_log_without_times_has_sessions_though_a_row_names_none():
+    rows = [{"session_id": "s", "image_id": "a"}, {"session_id": "", "image_id": "b"}]
+    assert images_of(rows) == [["a"]]
+
+
+def test_a_log_whose_parts_name_their_sessions_or_do_not_has_the_sessions_of_both():
+    columns = {"image_id": ["a"], "user_id": ["u"], "timestamp": [1]}
+    parts = [read(columns).events, read({**columns, "session_id": ["s"]}).events]
+    for events in (parts, parts[::-1]):
+        table = pa.concat_tables(events, promote_options="default")
+        assert sessionize(table, SessionsConfig(), seed=0)[2].sessions == 2
 
 
 # All of it against a plain reference.

@@ -63,10 +63,12 @@ _LARGE_SCALE = 50.0
 class Costs:
     """Bytes that this program takes, as measured; each within some 20 % on the logs named here.
 
-    Memory and disk: build-graph on 2 cores (2 threads, Python 3.11, Beam 2.77, pyarrow 25) on the
-    later) on the benchmark's log (12 M events: 1.74 GB of memory, 1.71 GB of disk), a quarter of it
-    (1.15 GB, 0.56 GB), 100,000 sessions of 18 images (1.76 GB, 0.95 GB), `imgembed sample` (0.37
-    GB) and the emoji's sessions (0.28 GB). The disk's are the widths of the tables between steps.
+    Memory and disk: build-graph in 2 threads (Python 3.11, Beam 2.77, pyarrow 25) on the
+    benchmark's log (12 M events: 1.74 GB of memory, 1.71 GB of disk), on a quarter of it (1.15 GB,
+    0.56 GB), on 100,000 sessions of 18 images (1.76 GB, 0.95 GB), on `imgembed sample` with 20,000
+    and 200,000 sessions of JSONL (0.37 and 0.50 GB) and on the emoji's 900 (0.28 GB). The disk's
+    are the widths of the tables between steps. Output: the files of those runs, and the same edges
+    with UUIDs for ids.
     """
 
     # Memory: of the process, and for each thread of what it holds at a time.
@@ -87,8 +89,8 @@ class Costs:
     query_on_disk: int = 32 + 54
     held_out_on_disk: int = 28 + 50
     # Output: of a file, of a row, and how often a row pays for an image's id.
-    file: int = 1_500
-    edge: tuple[float, float] = (12.0, 2.5)
+    file: int = 2_000
+    edge: tuple[float, float] = (10.0, 1.2)
     node: tuple[float, float] = (1.0, 1.0)
     query: tuple[float, float] = (1.0, 0.8)
     held_out: tuple[float, float] = (2.5, 1.0)
@@ -384,7 +386,7 @@ def _unpacked(packed: bytes, compression: str) -> bytes:
         return b"".join(parts)
     stream = pa.CompressedInputStream(pa.BufferReader(packed), "zstd")
     try:
-        while part := stream.read(1 << 16):
+        while part := stream.read(1 << 12):  # of the last one nothing comes
             parts.append(part)
     except OSError:  # it is cut short, as we cut it
         pass

@@ -1,0 +1,115 @@
+"""Logs and run directories in a bucket: Cloud Storage's protocol, served by an emulator here."""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from apache_beam.internal.gcp import auth
+from apache_beam.io.filesystems import FileSystems
+from small_logs import build, clicks, run_command, write_log
+
+from pipeline import storage
+from pipeline.artifacts import RunDir
+
+BUCKET = "gs://bucket"
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulator():
+    port = free_port()
+    program = Path(os.sys.executable).with_name("gcp-storage-emulator")
+    address = f"http://localhost:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
+        # Else the client asks the network for credentials for some twenty seconds.
+        patch.setattr(auth._Credentials, "_credentials_init", True)
+        process = subprocess.Popen(
+            [program, "start", "--in-memory", f"--port={port}", "--default-bucket=bucket"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(port)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(port):
+    for _ in range(300):
+        with socket.socket() as client:
+            if client.connect_ex(("localhost", port)) == 0:
+                return
+        time.sleep(0.1)
+    pytest.fail("the emulator does not answer")
+
+
+def put(path, content):
+    with FileSystems.create(path, compression_type="uncompressed") as file:
+        file.write(content)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """The same two files in a local folder and in the bucket."""
+    folder = tmp_path_factory.mktemp("logs")
+    rows = clicks()
+    for name, part in (("a.jsonl", rows[:700]), ("b.jsonl", rows[700:])):
+        write_log(folder / name, part)
+        put(f"{BUCKET}/logs/{name}", (folder / name).read_bytes())
+    put(f"{BUCKET}/logs/_SUCCESS", b"")
+    put(f"{BUCKET}/logs-of-others/c.jsonl", b"{}\n")
+    return folder
+
+
+@pytest.mark.parametrize("path", ["logs", "logs/", "logs/*.jsonl"])
+def test_each_file_of_a_folder_is_listed_once(logs, path):
+    found = [info.path for info in storage.list_files(f"{BUCKET}/{path}")]
+    assert found == [f"{BUCKET}/logs/a.jsonl", f"{BUCKET}/logs/b.jsonl"]
+
+
+def contents(version):
+    return {
+        prefix: [table_bytes(path) for path in version.shards(prefix)]
+        for prefix in ("edges", "nodes", "queries", "holdout")
+    }
+
+
+def table_bytes(path):
+    with storage.open_read(path) as file:
+        return file.read()
+
+
+def test_a_graph_in_a_bucket_has_the_bytes_of_one_on_disk(logs, tmp_path):
+    local = build(tmp_path, logs, holdout=0.2)
+    remote = build(f"{BUCKET}/run", f"{BUCKET}/logs/", holdout=0.2, shards=3)
+    assert remote.path == f"{BUCKET}/run/graph/v0001"
+    assert contents(remote) == contents(local)
+    kept = {"manifest.json", *(f"{p}-00000-of-00001.parquet" for p in contents(remote))}
+    assert set(storage.entries(remote.path)) == kept
+
+
+def test_newer_logs_are_added_to_counts_in_a_bucket(logs, tmp_path):
+    run = f"{BUCKET}/nightly"
+    common = ("build-graph", "--run-dir", run, "--quiet", "--set", "holdout.fraction=0")
+    assert run_command(*common, "--sessions", f"{BUCKET}/logs/a.jsonl", "--keep-counts") == 0
+    assert run_command(*common, "--sessions", f"{BUCKET}/logs/b.jsonl", "--since", run) == 0
+    added = RunDir.open(run).require("graph")
+    assert added.name == "v0002"
+    assert contents(added)["nodes"] == contents(build(tmp_path, logs))["nodes"]
+
+
+def test_old_versions_are_removed_from_a_bucket(logs):
+    for _ in range(3):
+        build(f"{BUCKET}/old", f"{BUCKET}/logs/")
+    assert storage.entries(f"{BUCKET}/old/graph") == ["CURRENT", "v0002", "v0003"]
