@@ -41,7 +41,7 @@ class SessionsConfig(Section):
     max_sessions_per_user: Count | None = Field(
         None, description="sessions of one user that count, drawn by hash; null = all"
     )
-    actions: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    actions: dict[str, Annotated[float, Field(ge=0.01, le=100)]] = Field(
         default_factory=dict, description="weight of an event by its action; 1 for any other"
     )
     previous: str | None = Field(

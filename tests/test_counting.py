@@ -423,7 +423,7 @@ def test_what_a_session_adds_is_rounded_to_a_unit():
     assert strength.pair_units(left, right, factor).tolist() == [UNIT, UNIT // 2, 1, 0]
 
 
-@pytest.mark.parametrize("weight", [1e-2, 1.0, 1e3, 1e5])
+@pytest.mark.parametrize("weight", [1e-2, 1.0, 1e2])
 def test_strength_is_close_to_the_products_of_the_weights(weight):
     found = pairs_of([{"user": 1, "images": {1: weight, 2: weight}}] * 3)
     assert found.strength[0] / UNIT == pytest.approx(3 * weight**2, rel=1e-6, abs=2 / UNIT)

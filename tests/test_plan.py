@@ -29,10 +29,11 @@ from pipeline.config import (
     RunnerConfig,
     SessionsConfig,
 )
-from pipeline.graph import plan
+from pipeline.graph import growth, plan
 from pipeline.graph.counting import Counting
 from pipeline.graph.job import build_graph
 from pipeline.runner import make_pipeline
+from pipeline.sessions import sample
 from pipeline.sessions.read import find_logs
 
 SESSIONS = 100_000
@@ -207,7 +208,7 @@ def test_rows_of_any_format_are_told_from_a_part_of_the_file(tmp_path, monkeypat
     first = encode(extension.partition(".gz")[0].partition(".zst")[0], rows)
     packed = {"gz": gzip.compress, "zst": zstandard.compress}.get(extension.split(".")[-1], bytes)
     (tmp_path / f"log{extension}").write_bytes(packed(first))
-    monkeypatch.setattr(plan, "_HEAD_BYTES", 1 << 18)
+    monkeypatch.setattr(sample, "_HEAD_BYTES", 1 << 18)
     found = planned(tmp_path / f"log{extension}", max_rows=2_000)
     assert not found.exact
     assert 0.8 * len(rows) < found.counts["rows"] < 1.25 * len(rows)
@@ -236,7 +237,7 @@ scales = st.floats(1, 300)
 
 @given(counts=counted, scale=scales, least=st.integers(1, 60))
 def test_more_input_never_shows_fewer_things_nor_more_than_there_are_events(counts, scale, least):
-    rates = plan.Rates.fit(counts, scale)
+    rates = growth.Rates.fit(counts, scale)
     found = [rates.expected(s, least=least) for s in (1.0, (1 + scale) / 2, scale)]
     assert all(more >= less * (1 - 1e-9) - 1e-9 for less, more in itertools.pairwise(found))
     for size, number in zip((1.0, (1 + scale) / 2, scale), found, strict=True):
@@ -246,7 +247,7 @@ def test_more_input_never_shows_fewer_things_nor_more_than_there_are_events(coun
 
 @given(counts=counted, scale=scales)
 def test_a_sample_is_expected_to_show_what_it_shows(counts, scale):
-    assert math.isclose(plan.Rates.fit(counts, scale).expected(1.0), len(counts), rel_tol=1e-6)
+    assert math.isclose(growth.Rates.fit(counts, scale).expected(1.0), len(counts), rel_tol=1e-6)
 
 
 @given(mean=st.floats(0.001, 300), least=st.integers(1, 150))
@@ -255,14 +256,14 @@ def test_chances_are_those_of_poisson(mean, least):
     tail = math.fsum(chances[least:])
     at_most = math.fsum(min(k, least) * chance for k, chance in enumerate(chances))
     means = np.array([mean])
-    assert math.isclose(plan._at_least(means, least)[0], tail, abs_tol=1e-9)
-    assert math.isclose(plan._at_most(means, least)[0], at_most, rel_tol=1e-6, abs_tol=1e-9)
-    assert math.isclose(plan._gamma_below(means, np.array(float(least)))[0], tail, abs_tol=0.02)
+    assert math.isclose(growth.at_least(means, least)[0], tail, abs_tol=1e-9)
+    assert math.isclose(growth.at_most(means, least)[0], at_most, rel_tol=1e-6, abs_tol=1e-9)
+    assert math.isclose(growth.gamma_below(means, np.array(float(least)))[0], tail, abs_tol=0.02)
 
 
 @given(weighed=st.floats(0, 1e6), counts=counted, scale=scales, top_k=st.integers(1, 50))
 def test_edges_are_within_what_images_and_pairs_allow(weighed, counts, scale, top_k):
-    images = plan.Rates.fit(counts, scale)
+    images = growth.Rates.fit(counts, scale)
     kept = {
         symmetry: plan.edges_kept(
             weighed, images, scale, GraphConfig(top_k=top_k, symmetry=symmetry)

@@ -52,7 +52,7 @@ def test_values_of_set_are_yaml():
             "'llr', found 'lrr'",
         ),
         ("graph: {min_significance: 0}", "graph.min_significance: wanted greater than 0, found 0"),
-        ("sessions: {actions: {buy: -1}}", "sessions.actions.buy: wanted greater than 0, found -1"),
+        ("sessions: {actions: {buy: -1}}", "sessions.actions.buy: wanted at least 0.01, found -1"),
         ("privacy: {epsilon: 0}", "privacy.epsilon: wanted greater than 0, found 0"),
         ("runner: {workers: 0}", "runner.workers: wanted 'auto' or at least 1, found 0"),
         ("graph: 3", "graph: wanted a section of settings, found 3"),

@@ -212,7 +212,7 @@ def _sum_cells(
         pairs[starts],
         users[starts],
         np.add.reduceat(sessions, starts) if len(starts) else sessions,
-        None if units is None else np.add.reduceat(units[order], starts),
+        None if units is None else strength.add_up(units[order], starts),
     )
 
 
@@ -266,5 +266,5 @@ def _sum_users(cells: _Cells, images: np.ndarray, width: int) -> PairCounts:
         high,
         np.add.reduceat(cells.sessions, starts),
         _distinct_users(cells.user, starts),
-        None if cells.strength is None else np.add.reduceat(cells.strength, starts),
+        None if cells.strength is None else strength.add_up(cells.strength, starts),
     )

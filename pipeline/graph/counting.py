@@ -159,9 +159,7 @@ def count_shard(
             SESSIONS_ACROSS: _across(sessions, counting),
         }
     )
-    newest = (
-        max(filter(None, (clock.newest, counting.counted_until)), default=None) if clock else None
-    )
+    newest = holdout.latest(clock.newest, counting.counted_until) if clock else None
     users = count.Users.of(kept)
     asked = count_queries(kept, users, counting.privacy, counting.seed)
     rows = holdout.held_out_rows(sessions.of_sessions(apart), counting.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -52,9 +53,13 @@ def add_clocks(clocks: Iterable[Clock]) -> Clock:
     seconds = np.concatenate([nothing, *(part.seconds for part in parts)])
     counts = np.concatenate([nothing, *(part.sessions for part in parts)])
     distinct, index = np.unique(seconds, return_inverse=True)
-    newest = [part.newest for part in parts if part.newest is not None]
     totals = np.bincount(index, weights=counts, minlength=len(distinct)).astype(np.int64)
-    return Clock(distinct, totals, max(newest, default=None))
+    return Clock(distinct, totals, latest(*(part.newest for part in parts)))
+
+
+def latest(*moments: int | None) -> int | None:
+    """The latest of the moments that are known."""
+    return max((moment for moment in moments if moment is not None), default=None)
 
 
 def cutoff(clock: Clock, fraction: float) -> float:
@@ -63,7 +68,8 @@ def cutoff(clock: Clock, fraction: float) -> float:
     A whole second, so that the sessions of one second are together; no more than the fraction.
     """
     later = np.cumsum(clock.sessions[::-1])[::-1]
-    allowed = round(fraction * (int(later[0]) if len(later) else 0))
+    # The small number is for what is a whole one but for rounding.
+    allowed = math.floor(fraction * (int(later[0]) if len(later) else 0) + 1e-9)
     fits = np.flatnonzero(later <= allowed)
     return float(clock.seconds[fits[0]] * _MICROSECONDS) if len(fits) else float("inf")
 

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import GraphConfig, SessionsConfig
 from pipeline.errors import ImgembedError
 from pipeline.graph import clicks, counting, edges, output, prune
+from pipeline.graph.holdout import latest
 from pipeline.graph.noise import NoisyCounts
 from pipeline.graph.previous import Previous
 from pipeline.sessions import read
@@ -77,8 +78,8 @@ def summarize(
     """The manifest's part about the job."""
     found = output.read_findings(folder)
     newest = found[output.NEWEST]
-    if previous and previous.newest is not None:
-        newest = max(filter(None, (newest, previous.newest)))
+    if previous:
+        newest = latest(newest, previous.newest)
     content: dict[str, Any] = {
         "population": found[output.POPULATION],
         "newest": newest,

@@ -97,7 +97,7 @@ def rank_edges(edges: pa.Table, *, by: str, seed: int) -> tuple[np.ndarray, np.n
     order by a seeded hash of (src, dst); by their ids they would make hubs of the first ids.
     """
     src, dst = edges["src"].to_numpy(), edges["dst"].to_numpy()
-    tie = mix(mix(src + np.uint64(seed)) ^ dst)
+    tie = mix(mix(src ^ mix(np.asarray([seed], np.uint64))) ^ dst)
     image = src if by == "src" else dst
     order = order_by(image, falling(edges["weight"].to_numpy()), tie)
     starts = run_starts(image[order])

@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columnar import Keyed
-from pipeline.errors import ImgembedError
 from pipeline.graph.count import PairCounts
-from pipeline.graph.strength import UNIT
+from pipeline.graph.strength import UNIT, add_up
 from pipeline.sorting import bits, changes, run_starts, sort_together
 
 _CODE = pa.dictionary(pa.int32(), pa.uint64())
@@ -109,20 +108,14 @@ def combine(parts: Sequence[PairCounts], *, users: np.ufunc = np.add) -> PairCou
         payload.append(np.concatenate([strength_of(part) for part in parts]))
     keys, *payload = sort_together(keys, *payload)
     starts = run_starts(keys)
-    ufuncs = (np.add, users, np.add)
-    sums = [ufunc.reduceat(part, starts) for ufunc, part in zip(ufuncs, payload, strict=False)]
-    if len(sums) > 2 and len(starts) and sums[2].min() < 0:
-        raise ImgembedError(
-            "graph: strengths are too large to add up; make sessions.actions smaller"
-        )
     pairs = keys[starts]
     return PairCounts(
         images,
         pairs >> width,
         pairs & ((1 << width) - 1),
-        sums[0],
-        sums[1],
-        sums[2] if len(sums) > 2 else None,
+        np.add.reduceat(payload[0], starts),
+        users.reduceat(payload[1], starts),
+        add_up(payload[2], starts) if len(payload) > 2 else None,
     )
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.config import GraphConfig
+from pipeline.errors import ImgembedError
 from pipeline.sessions.sessionize import Visits
 
 UNIT = 1 << 28
+_LARGEST = float(1 << 62)
 _MICROSECONDS_A_DAY = 86_400e6
 
 
@@ -54,6 +56,15 @@ def decayed(units: np.ndarray, *, days: float, half_life_days: float | None) -> 
 def pair_units(left: np.ndarray, right: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """[pairs] int64: a_i a_j · factor in units."""
     return np.rint(left * right * factor * UNIT).astype(np.int64)
+
+
+def add_up(units: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """[runs] int64: sums of the runs that begin at `starts`; ImgembedError for a too large one."""
+    if not len(starts):
+        return units
+    if np.add.reduceat(units.astype(np.float64), starts).max() > _LARGEST:
+        raise ImgembedError("graph: strengths are too large to add up; lower sessions.actions")
+    return np.add.reduceat(units, starts)
 
 
 def visit_weights(visits: Visits) -> np.ndarray:

@@ -40,8 +40,10 @@ HIDDEN = (USER_ID, SESSION_ID)
 EVENT_SCHEMA = pa.schema(
     [
         ("image", pa.uint64()),  # hash of the image id under IMAGE_SALT
-        ("key", pa.uint64()),  # hash of the session where it is named, else of the user
+        # Hash of the session where it is named, else of the user, or of what a whole row holds.
+        ("key", pa.uint64()),
         ("cut", pa.bool_()),  # the key is a user's: pauses cut it into sessions
+        ("row", pa.uint64()),  # of a whole session without an id: rows of equal keys are apart
         ("user", pa.uint64()),  # hash under the run's secret; null where the row names none
         ("time", pa.int64()),  # microseconds since 1970, null where there is none
         ("order", pa.int64()),  # place within a whole-session row, or the log's position
@@ -96,7 +98,9 @@ class EventReader:
             faults.note(~filled(images), f"no {IMAGE_ID}")
             check_ids(images, faults.note)
             _check_sessions(names, times, faults)
-        columns, queries = self._columns(rows, names, times, block.row_numbers)
+        columns, queries = self._columns(rows, names, times)
+        if row_of is not None:
+            self._part_sessions(columns, names, images, row_of, block.row_numbers)
         events = _assemble(images, columns, row_of, order)
         if faults.reasons:
             good = faults.good if row_of is None else faults.good[row_of]
@@ -114,7 +118,6 @@ class EventReader:
         rows: pa.Table,
         names: Mapping[str, pa.Array | None],
         times: pa.Array | None,
-        row_numbers: np.ndarray,
     ) -> tuple[dict[str, pa.Array], pa.Table]:
         """(one value a row of the log for EVENT_SCHEMA but image and order, names of queries)."""
         user, session = names[USER_ID], names[SESSION_ID]
@@ -125,27 +128,51 @@ class EventReader:
         key = mix(
             mix(np.where(has_user, users, _NO_USER)) ^ np.where(has_session, sessions, _NO_SESSION)
         )
-        cut = ~has_session
-        if ITEMS in rows.column_names:  # a whole-session row without ids is its own session
-            nameless = ~(has_session | has_user)
-            place = hash_values(pa.array([self.path]), salt=salt) + row_numbers.astype(np.uint64)
-            key = np.where(nameless, mix(mix(place)), key)
-            timed = False if times is None else times.is_valid().to_numpy(zero_copy_only=False)
-            cut = has_user & ~has_session & timed
         columns = {"key": pa.array(key)}
-        if cut.any():
-            columns["cut"] = pa.array(cut)
+        if ITEMS not in rows.column_names and not has_session.all():
+            columns["cut"] = pa.array(~has_session)
         if has_user.any():
             secret = hash_numbers(users, salt=self.user_key)
             columns["user"] = pa.array(secret, mask=None if has_user.all() else ~has_user)
         if times is not None:
             columns["time"] = times
-        query = encode(_clean_query(text(rows, QUERY)))
+        query = _clean_queries(encode(text(rows, QUERY)))
         if query is not None:
             columns["query"] = hash_codes(query, QUERY_SALT)
         if self.actions and ACTION in rows.column_names:
             columns["weight"] = _weights(text(rows, ACTION), self.actions)
         return columns, names_of(query, QUERY_SALT)
+
+    def _part_sessions(
+        self,
+        columns: dict[str, pa.Array],
+        names: Mapping[str, pa.Array | None],
+        images: pa.Array,
+        row_of: np.ndarray,
+        row_numbers: np.ndarray,
+    ) -> None:
+        """Makes each whole-session row without a session id a session of its own.
+
+        Its key follows from what it holds, so that it is the same wherever the row stands; rows
+        that hold the same are told apart by their place.
+        """
+        unnamed = ~filled(names[SESSION_ID], len(row_numbers))
+        if not unnamed.any():
+            return
+        hashes = hash_codes(images, IMAGE_SALT).fill_null(0).to_numpy(zero_copy_only=False)
+        content = np.zeros(len(row_numbers), np.uint64)
+        place = np.arange(len(row_of)) - np.searchsorted(row_of, row_of)
+        np.add.at(content, row_of, mix(hashes + mix(place.astype(np.uint64))))
+        key = columns["key"].to_numpy() ^ mix(content)
+        for name in ("time", "query"):
+            if name in columns:
+                key = mix(key) ^ columns[name].fill_null(0).to_numpy(zero_copy_only=False).view(
+                    np.uint64
+                )
+        columns["key"] = pa.array(np.where(unnamed, mix(key), columns["key"].to_numpy()))
+        file = hash_values(pa.array([self.path]), salt="file")
+        row = mix(file + row_numbers.astype(np.uint64))
+        columns["row"] = pa.array(row, mask=None if unnamed.all() else ~unnamed)
 
     def _unfold(self, rows: pa.Table, faults: Faults) -> tuple[pa.Array, np.ndarray, pa.Array]:
         """Items of whole-session rows: image ids, the row of each, and its place in the row."""
@@ -197,16 +224,18 @@ def _check_sessions(
     faults.note(no_session & untimed, f"no {TIMESTAMP}, and no {SESSION_ID}")
 
 
-def _clean_query(texts: pa.Array | None) -> pa.Array | None:
-    """White space folded; null where nothing is left."""
-    if texts is None:
+def _clean_queries(queries: pa.Array | None) -> pa.Array | None:
+    """White space of any kind folded; null where nothing is left. Looks at each query once."""
+    if queries is None:
         return None
-    if pa.types.is_dictionary(texts.type):
-        texts = texts.dictionary_decode()
-    if pc.any(pc.match_substring_regex(texts, r"\s\s|[\t\n\r\v\f\x{85}]")).as_py():
-        texts = pc.replace_substring_regex(texts, r"\s+", " ")
-    folded = pc.utf8_trim_whitespace(texts)
-    return pc.if_else(pc.equal(folded, ""), pa.scalar(None, pa.string()), folded)
+    words = pc.utf8_split_whitespace(queries.dictionary)
+    folded = pc.utf8_trim_whitespace(pc.binary_join(words, " "))
+    empty = pc.equal(folded, "").to_numpy(zero_copy_only=False)
+    indices = queries.indices
+    if len(empty) and empty.any():
+        lost = of_codes(empty, queries, nothing=False)
+        indices = pc.if_else(pa.array(lost), pa.scalar(None, indices.type), indices)
+    return pa.DictionaryArray.from_arrays(indices, folded)
 
 
 def _positions(rows: pa.Table) -> pa.Array | None:
@@ -215,7 +244,8 @@ def _positions(rows: pa.Table) -> pa.Array | None:
         return None
     column = rows[POSITION].combine_chunks()
     if pa.types.is_string(column.type):
-        whole = pc.fill_null(pc.match_substring_regex(column, r"^[+-]?\d{1,18}$"), False)
+        column = pc.replace_substring_regex(column, r"^\+", "")
+        whole = pc.fill_null(pc.match_substring_regex(column, r"^-?\d{1,18}$"), False)
         column = pc.if_else(whole, column, pa.scalar(None, pa.string()))
     elif not pa.types.is_integer(column.type):
         return None

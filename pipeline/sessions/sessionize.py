@@ -198,20 +198,10 @@ def positions(session: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 def _number_sessions(events: pa.Table, gap_minutes: float, starts: Starts) -> Sessions:
     """All events of a shard, with the session of each."""
-    key = events["key"].to_numpy()
     time = _times(events)
-    cut = _numbers(events, "cut")
-    session, session_key = _codes(key if cut is None else key[~cut])
+    session, keys = _sessions_of(events, time, gap_minutes)
+    draw = mix(keys)
     start = None
-    if cut is not None:
-        rows, number, cut_keys, cut_starts = _cut_by_pauses(key, cut, time, gap_minutes)
-        named = session
-        session = np.empty(len(key), np.int64)
-        session[~cut] = named
-        session[rows] = number + len(session_key)
-        draw = mix(np.concatenate([session_key, cut_keys + cut_starts.astype(np.uint64)]))
-    else:
-        draw = mix(session_key)
     timed = time is not None and not events["time"].null_count
     if starts == "needed" and not timed:
         raise ImgembedError(
@@ -241,6 +231,34 @@ def _number_sessions(events: pa.Table, gap_minutes: float, starts: Starts) -> Se
     )
 
 
+def _sessions_of(
+    events: pa.Table, time: np.ndarray | None, gap_minutes: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """([events] int64: the session of each, [sessions] uint64: a key of each).
+
+    Sessions are named by their key, cut out of a user's events by pauses, or a row of the log each.
+    """
+    key = events["key"].to_numpy()
+    cut, row = _numbers(events, "cut"), _numbers(events, "row")
+    cut_rows = np.zeros(0, np.int64) if cut is None else np.flatnonzero(cut)
+    own_rows = np.zeros(0, np.int64) if row is None else np.flatnonzero(row)
+    if not len(cut_rows) and not len(own_rows):
+        return _codes(key)
+    parts = []
+    if time is not None and len(cut_rows):
+        parts.append((cut_rows, *_cut_by_pauses(key[cut_rows], time[cut_rows], gap_minutes)))
+    if row is not None and len(own_rows):
+        parts.append((own_rows, *_part_by_row(key[own_rows], row[own_rows])))
+    named = np.ones(len(key), bool)
+    named[np.concatenate([cut_rows, own_rows])] = False
+    parts.append((np.flatnonzero(named), *_codes(key[named])))
+    session, before = np.empty(len(key), np.int64), 0
+    for rows, number, keys in parts:
+        session[rows] = number + before
+        before += len(keys)
+    return session, np.concatenate([keys for _, _, keys in parts])
+
+
 def _flat(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if isinstance(column, pa.ChunkedArray):
         return column.to_numpy()
@@ -253,7 +271,7 @@ def _numbers(events: pa.Table, name: str, missing: float = 0) -> np.ndarray | No
         return None
     column = events[name]
     if column.null_count:
-        column = pc.fill_null(column, pa.scalar(missing, column.type))
+        column = pc.fill_null(column, pa.scalar(missing).cast(column.type))
     return column.to_numpy()
 
 
@@ -280,17 +298,32 @@ def _codes(values: np.ndarray, *, ascending: bool = False) -> tuple[np.ndarray, 
 
 
 def _cut_by_pauses(
-    key: np.ndarray, cut: np.ndarray, time: np.ndarray | None, gap_minutes: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(rows in order, the session of each from 0 on, of each session its user's key and start)."""
-    assert time is not None  # rows without session and time are rejected by the reader
-    rows = np.flatnonzero(cut)
-    rows = rows[order_by(key[rows], time[rows])]
-    ordered = time[rows]
-    new = changes(key[rows])
-    new[1:] |= np.diff(ordered) > gap_minutes * 60e6
-    starts = np.flatnonzero(new)
-    return rows, np.cumsum(new) - 1, key[rows[starts]], ordered[starts]
+    key: np.ndarray, time: np.ndarray, gap_minutes: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """([events] the session of each, [sessions] a key of each): a longer pause ends a session."""
+    order = order_by(key, time)
+    key, time = key[order], time[order]
+    new = changes(key)
+    new[1:] |= np.diff(time) > gap_minutes * 60e6
+    session = np.empty(len(order), np.int64)
+    session[order] = np.cumsum(new) - 1
+    return session, key[new] + time[new].astype(np.uint64)
+
+
+def _part_by_row(key: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """([events] the session of each, [sessions] a key of each): each row of the log is one.
+
+    Rows that hold the same are numbered, and it does not matter in which order.
+    """
+    order = order_by(key, row)
+    key, row = key[order], row[order]
+    starts = np.flatnonzero(changes(key) | changes(row))
+    session = np.empty(len(order), np.int64)
+    session[order] = np.repeat(np.arange(len(starts)), run_lengths(starts, len(order)))
+    keys = key[starts]
+    of_key = run_starts(keys)
+    copy = np.arange(len(keys)) - np.repeat(of_key, run_lengths(of_key, len(keys)))
+    return session, mix(keys) + copy.astype(np.uint64)
 
 
 def _within_user_limit(sessions: Sessions, candidates: np.ndarray, limit: int | None) -> np.ndarray:

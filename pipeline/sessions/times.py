@@ -27,6 +27,7 @@ DESCRIPTIONS: dict[TimeFormat, str] = {
 _UNITS: tuple[tuple[float, TimeFormat], ...] = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _NUMBER = r"^\s*[+-]?\d+(\.\d+)?\s*$"
+_WHOLE = r"^-?(\d{1,18}|[1-8]\d{18})$"  # every one of them fits into 64 bits
 _LARGEST = 2**62  # microseconds; as far as differences of two times can be told
 
 
@@ -46,7 +47,8 @@ def detect(column: pa.Array) -> TimeFormat:
 def to_microseconds(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.ndarray]:
     """([rows] int64 microseconds, [rows] bool: which rows hold what is no time).
 
-    Null where the log has none. A column's own time stamps without a zone are UTC.
+    Null where the log has none. A column's own time stamps without a zone are UTC. What a row is
+    does not depend on the rows beside it.
     """
     nothing = np.zeros(len(column), bool)
     if pa.types.is_null(column.type):
@@ -56,58 +58,93 @@ def to_microseconds(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.
         return column.cast(unit, safe=False).cast(pa.int64()), nothing
     if pa.types.is_date(column.type):
         return column.cast(pa.timestamp("us")).cast(pa.int64()), nothing
-    if pa.types.is_integer(column.type) and format in ("s", "ms", "us", "ns"):
-        return _from_whole(column.cast(pa.int64(), safe=False), format)
+    if pa.types.is_integer(column.type):
+        return _from_integers(column, format)
+    if pa.types.is_floating(column.type):
+        return _from_fractions(column.cast(pa.float64()), format)
     if _is_text(column):
         return _from_text(column, format)
-    return _from_any(column, format)
+    return pa.nulls(len(column), pa.int64()), column.is_valid().to_numpy(zero_copy_only=False)
 
 
 def _is_text(column: pa.Array) -> bool:
     return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
 
 
-def _from_whole(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.ndarray]:
-    values = column.fill_null(0).to_numpy(zero_copy_only=False)
+def _from_integers(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.ndarray]:
     given = column.is_valid().to_numpy(zero_copy_only=False)
-    factor = _MICROSECONDS.get(format)
-    too_large = np.abs(values) > (_LARGEST // factor if factor else _LARGEST)
-    values = np.where(too_large, 0, values)
-    micros = values * factor if factor else values // 1_000
-    bad = too_large & given
-    if given.all() and not bad.any():
-        return pa.array(micros), bad
-    return pa.array(micros, mask=~given | bad), bad
+    fits = np.ones(len(column), bool)
+    if pa.types.is_uint64(column.type):
+        large = pc.greater(column, pa.scalar(2**63 - 1, pa.uint64()))
+        fits = ~pc.fill_null(large, False).to_numpy(zero_copy_only=False)
+    values = column.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False)
+    micros, usable = _scale(values, format)
+    return _times(micros, given & usable & fits), given & ~(usable & fits)
 
 
-def _from_text(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.ndarray]:
-    """All rows at once where they are alike, else each by itself."""
-    alike = (pa.timestamp("us"), pa.timestamp("us", "UTC")) if format == "iso" else (pa.int64(),)
-    for type_ in alike:
-        try:
-            parsed = column.cast(type_)
-        except pa.ArrowInvalid:
-            continue
-        if format != "iso":
-            return _from_whole(parsed, format)
-        return parsed.cast(pa.int64()), np.zeros(len(column), bool)
-    return _from_any(column, format)
+def _scale(values: np.ndarray, format: TimeFormat) -> tuple[np.ndarray, np.ndarray]:
+    """(microseconds of whole numbers, which of them are times that can be told apart)."""
+    if format == "ns":
+        return values // 1_000, np.ones(len(values), bool)
+    factor = _MICROSECONDS.get(format, 1_000_000)
+    limit = _LARGEST // factor
+    usable = (values >= -limit) & (values <= limit)
+    return np.where(usable, values, 0) * factor, usable
 
 
-def _from_any(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.ndarray]:
-    """Numbers in text or with fractions, and ISO 8601 of any kind."""
-    numbers = _numbers(column)
-    factor = _MICROSECONDS.get(format, 1e-3 if format == "ns" else 1_000_000)
+def _from_fractions(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.ndarray]:
+    given = column.is_valid().to_numpy(zero_copy_only=False)
+    numbers = column.to_numpy(zero_copy_only=False)
+    factor = 1e-3 if format == "ns" else _MICROSECONDS.get(format, 1_000_000)
     with np.errstate(over="ignore", invalid="ignore"):
         micros = np.rint(numbers * factor)
         usable = np.abs(micros) < _LARGEST
-    whole = np.where(usable, micros, 0).astype(np.int64)
+        whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2.0**53)
+    exact, fits = _scale(np.where(whole, numbers, 0).astype(np.int64), format)
+    micros = np.where(whole, exact, np.where(usable, micros, 0).astype(np.int64))
+    usable = np.where(whole, fits, usable)
+    return _times(micros, given & usable), given & ~usable
+
+
+def _times(micros: np.ndarray, known: np.ndarray) -> pa.Array:
+    return pa.array(micros) if known.all() else pa.array(micros, mask=~known)
+
+
+def _from_text(column: pa.Array, format: TimeFormat) -> tuple[pa.Array, np.ndarray]:
+    """Whole numbers, fractions and ISO 8601, each where it is one; a column of one kind at once."""
+    if format == "iso":
+        for zone in (None, "UTC"):
+            try:
+                parsed = column.cast(pa.timestamp("us", zone)).cast(pa.int64())
+            except pa.ArrowInvalid:
+                continue
+            return parsed, np.zeros(len(column), bool)
     given = column.is_valid().to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(given & ~usable):
-        parsed = _parse_iso(column[int(row)].as_py())
+    texts = pc.ascii_trim_whitespace(column)
+    whole = pc.fill_null(pc.match_substring_regex(texts, _WHOLE), False)
+    numbers = pc.if_else(whole, texts, pa.scalar(None, texts.type)).cast(pa.int64())
+    times, bad = _from_integers(numbers, format)
+    rest = given & ~whole.to_numpy(zero_copy_only=False)
+    if not rest.any():
+        return times, bad
+    return _fill_in(texts, times, bad, rest, format)
+
+
+def _fill_in(
+    texts: pa.Array, times: pa.Array, bad: np.ndarray, rest: np.ndarray, format: TimeFormat
+) -> tuple[pa.Array, np.ndarray]:
+    """With the rows that are no whole numbers; rest: [rows] bool."""
+    numbers = _numbers(pc.if_else(pa.array(rest), texts, pa.scalar(None, texts.type)))
+    fractions, _ = _from_fractions(pa.array(numbers, from_pandas=True), format)
+    known = (times.is_valid().to_numpy(zero_copy_only=False)) | (
+        fractions.is_valid().to_numpy(zero_copy_only=False)
+    )
+    micros = pc.fill_null(pc.coalesce(times, fractions), 0).to_numpy(zero_copy_only=False).copy()
+    for row in np.flatnonzero(rest & ~known & np.isnan(numbers)):
+        parsed = _parse_iso(texts[int(row)].as_py())
         if parsed is not None:
-            whole[row], usable[row] = parsed, True
-    return pa.array(whole, mask=~usable), given & ~usable
+            micros[row], known[row] = parsed, True
+    return _times(micros, known), bad | (rest & ~known)
 
 
 def _numbers(column: pa.Array) -> np.ndarray:
@@ -117,16 +154,19 @@ def _numbers(column: pa.Array) -> np.ndarray:
     if not _is_text(column):
         return np.full(len(column), np.nan)
     numeric = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)
-    digits = pc.utf8_trim_whitespace(pc.if_else(numeric, column, None))
+    digits = pc.ascii_trim_whitespace(pc.if_else(numeric, column, None))
     return digits.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
-def _parse_iso(value: object) -> int | None:
+def _parse_iso(text: str) -> int | None:
     """Microseconds of an ISO 8601 time; UTC where it names no zone."""
-    if not isinstance(value, str):
-        return None
+    for zone in (None, "UTC"):  # first as a whole column is read, so that all rows are read alike
+        try:
+            return int(pa.scalar(text).cast(pa.timestamp("us", zone)).value)
+        except pa.ArrowInvalid:
+            continue
     try:
-        moment = datetime.datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
     if moment.tzinfo is None:
