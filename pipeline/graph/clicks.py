@@ -29,7 +29,6 @@ PREVIOUS, PREVIOUS_USERS, COUNTS, COUNTS_USERS = (
     "counts_users",
 )
 QUERIES_READ, QUERIES_PUBLISHED = "queries", "queries_published"
-_TEXT_SCHEMA = pa.schema([("query", pa.uint64()), ("text", pa.string())])
 
 
 @dataclass

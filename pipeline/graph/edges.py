@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.columnar import JoinShards, Keyed, concatenate, concatenate_ascending
 from pipeline.config import GraphConfig
-from pipeline.errors import ImgembedError
 from pipeline.graph import prune, shares
 from pipeline.graph.count import PairCounts
 from pipeline.graph.counting import NAMESPACE, Layout
@@ -374,12 +373,3 @@ def _edge_table(edges: pa.Table, src_id: pa.DictionaryArray) -> pa.Table:
     columns = {name: edges[name] for name in schema.EDGE_SCHEMA.names if name in edges.column_names}
     columns |= {"src": src_id, "dst": edges["dst_id"]}
     return pa.table({name: columns[name] for name in schema.EDGE_SCHEMA.names})
-
-
-def require_edges(kept: int, pairs: int, config: GraphConfig) -> None:
-    """ImgembedError where pruning left nothing."""
-    if not kept:
-        raise ImgembedError(
-            f"graph: no edge is left of {pairs:,} pairs in graph.min_sessions = "
-            f"{config.min_sessions} sessions or more"
-        )

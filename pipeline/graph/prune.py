@@ -54,8 +54,7 @@ def weigh(
     before = len(high_sessions)
     significant = np.ones(before, bool)
     if config.min_significance is not None:
-        least = measures.minimum_llr(config.min_significance)
-        significant = measures.llr(*counted) >= least
+        significant = measures.significant(measures.llr(*counted), config.min_significance)
         columns = {name: values[significant] for name, values in columns.items()}
     weight = measures.weigh(
         config.measure,

@@ -18,8 +18,6 @@ from pipeline.graph.count import PairCounts
 from pipeline.graph.strength import UNIT, add_up
 from pipeline.sorting import bits, changes, run_starts, sort_together
 
-_CODE = pa.dictionary(pa.int32(), pa.uint64())
-
 
 def pair_bounds(shards: int) -> np.ndarray:
     """[shards - 1] uint64: where each shard but the first begins, in hashes of the lower image.

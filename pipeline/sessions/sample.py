@@ -68,9 +68,9 @@ class _Run:
 class Sample:
     """Rows of the logs as events.
 
-    events: columns that some logs lack are null there. names: NAME_SCHEMA of images, some of them more
-    than once. rows: of the sample; total_rows: of the whole input,
-    estimated unless `whole`. cut: share of the sessions that the sample holds in part.
+    events: columns that some logs lack are null there. names: NAME_SCHEMA of images, some of them
+    more than once. rows: of the sample; total_rows: of the whole input, estimated unless `whole`.
+    cut: share of the sessions that the sample holds in part.
     """
 
     events: pa.Table
