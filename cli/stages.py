@@ -124,11 +124,14 @@ class Stages:
         from pipeline.runner import make_pipeline, threads
 
         config = self.config
+        if config.sessions.previous:
+            raise ConfigError("sessions.previous: a ready edge list has no counts to add to others")
 
         def build(new: NewVersion) -> dict[str, Any]:
             return build_from_edges(
                 config=config.edges,
                 graph=config.graph,
+                privacy=config.privacy,
                 seed=config.seed,
                 shards=config.runner.shards,
                 threads=threads(config.runner),
@@ -139,7 +142,7 @@ class Stages:
         return self._make(
             schema.GRAPH,
             "Building the graph of a ready edge list",
-            settings=self._sections("edges", "graph"),
+            settings=self._sections("edges", "graph", "privacy"),
             inputs=storage.list_files(path),
             build=build,
         )

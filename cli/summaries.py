@@ -56,8 +56,8 @@ def _graph(version: Version) -> str:
     if previous:
         across = previous["differs_from_one_run"]["sessions_across_the_cut"]
         lines.append(
-            f"added to {previous['name']} ({previous['population']:,} sessions); up to "
-            f"{across:,} sessions may have begun in it and are counted as two"
+            f"added to {previous['name']} ({previous['population']:,} sessions); {across:,} begin "
+            "so soon after it that they may be the rest of its last ones"
         )
     return "\n  ".join(lines)
 

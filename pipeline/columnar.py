@@ -95,6 +95,17 @@ class Parcel:
         return self._content
 
 
+# A parcel and the shard that it belongs to: what JoinShards takes from the steps before it.
+Shipped = tuple[int, Parcel]
+
+
+def ship(table: pa.Table) -> Parcel:
+    """A table as a parcel, in its file already where it needs one."""
+    parcel = Parcel(table)
+    parcel.spilled()
+    return parcel
+
+
 class ParcelCoder(beam.coders.Coder):
     """A parcel as the path of its file, or as the table itself."""
 
@@ -210,7 +221,7 @@ class GatherShards(beam.PTransform):
 class JoinShards(beam.PTransform):
     """Brings the tables of each shard together, each kind by its own name.
 
-    Input: {kind: (shard, pa.Table)}. Output: (shard, {kind: its tables}), in no order that could be
+    Input: {kind: Keyed or Shipped}. Output: (shard, {kind: its tables}), in no order that could be
     relied on, one element a shard that has any. Beam's CoGroupByKey would pickle the tables, and
     read and write them twice.
     """
@@ -238,9 +249,9 @@ _Packed = tuple[int, tuple[str, Parcel]]
 Joined = tuple[int, Mapping[str, Tables]]
 
 
-def _pack(keyed: Keyed, kind: str) -> _Packed:
+def _pack(keyed: Keyed | Shipped, kind: str) -> _Packed:
     shard, table = keyed
-    return shard, (kind, Parcel(table))
+    return shard, (kind, table if isinstance(table, Parcel) else Parcel(table))
 
 
 def _by_kind(element: tuple[int, Iterable[tuple[str, Parcel]]], kinds: Sequence[str]) -> Joined:

@@ -7,9 +7,10 @@ function counts it returns, since Beam's counters do not exist in threads that B
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from apache_beam.metrics.metric import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
+
+from pipeline.columnar import Shipped, ship
 
 
 @dataclass
@@ -36,7 +39,8 @@ class InThreads(beam.PTransform):
 
     function: (element), or where there is one (element, side input), -> Outcome. outputs: the type
     of each tag's elements. namespace: of the counters. unfold: what the elements are parts of, such
-    as a file of which the function sees blocks; None = the elements themselves.
+    as a file of which the function sees blocks; None = the elements themselves. A tag of the type
+    Shipped is for tables that JoinShards takes: the function gives (shard, pa.Table).
     """
 
     function: Callable[..., Outcome]
@@ -47,12 +51,19 @@ class InThreads(beam.PTransform):
     side: Any = None
 
     def expand(self, elements: beam.PCollection) -> dict[str, beam.PCollection]:
-        work = _Work(self.function, self.threads, self.namespace, self.unfold)
+        shipped = frozenset(tag for tag, type_ in self.outputs.items() if type_ == Shipped)
+        work = _Work(self.function, self.threads, self.namespace, self.unfold, shipped)
         side = () if self.side is None else (self.side,)
         # Untyped, Beam would pickle tables to see how large they are.
         step = beam.ParDo(work, *side).with_output_types(Any, **self.outputs)
         parted = elements | "Work" >> step.with_outputs(*self.outputs)
         return {tag: parted[tag] for tag in self.outputs}
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """One for all steps: each thread has memory of its own that it keeps."""
+    return ThreadPoolExecutor(threads)
 
 
 class _Work(beam.DoFn):
@@ -62,10 +73,11 @@ class _Work(beam.DoFn):
         threads: int,
         namespace: str,
         unfold: Callable[[Any], Iterable[Any]] | None,
+        shipped: frozenset[str],
     ) -> None:
-        self._arguments = (function, threads, namespace, unfold)
-        self._function, self._threads, self._namespace, self._unfold = self._arguments
-        self._pool: ThreadPoolExecutor | None = None
+        self._arguments = (function, threads, namespace, unfold, shipped)
+        self._function, self._threads, self._namespace, self._unfold = self._arguments[:4]
+        self._shipped = shipped
         self._pending: deque[Future[Outcome]] = deque()
 
     def __reduce__(self) -> Any:
@@ -75,11 +87,10 @@ class _Work(beam.DoFn):
         arguments = () if side is None else (side,)
         for part in (element,) if self._unfold is None else self._unfold(element):
             if self._threads == 1:
-                yield from self._tagged(self._function(part, *arguments))
+                yield from self._tagged(self._work(part, *arguments))
                 continue
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads)
-            self._pending.append(self._pool.submit(self._function, part, *arguments))
+            work = _pool(self._threads).submit(self._work, part, *arguments)
+            self._pending.append(work)
             if len(self._pending) >= self._threads:
                 yield from self._tagged(self._pending.popleft().result())
 
@@ -90,9 +101,19 @@ class _Work(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(output.tag, value)
 
     def teardown(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        """Ends only when the threads have: nobody may write into a folder that is removed."""
+        for future in self._pending:
+            future.cancel()
+        wait(self._pending)
+
+    def _work(self, *arguments: Any) -> Outcome:
+        """The outcome, its tables on their way: files are written by the threads as well."""
+        outcome = self._function(*arguments)
+        shipped = [
+            (tag, (value[0], ship(value[1])) if tag in self._shipped else value)
+            for tag, value in outcome.outputs
+        ]
+        return Outcome(shipped, outcome.counts)
 
     def _tagged(self, outcome: Outcome) -> Iterator[beam.pvalue.TaggedOutput]:
         for name, amount in outcome.counts.items():

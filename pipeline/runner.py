@@ -19,9 +19,20 @@ from pipeline import storage
 from pipeline.columnar import spilling
 from pipeline.config import RUNNERS, RunnerConfig
 from pipeline.errors import ConfigError, ImgembedError
+from pipeline.memory import keep_freed_memory
 
 # Options that would take the embedded runner out of the one process in which it loses nothing.
 _LOSSY = ("--direct_running_mode", "--direct_num_workers")
+
+
+class _Options(PipelineOptions):
+    """Options whose views are made once: Beam asks for one at every step, and parses each anew."""
+
+    def view_as(self, cls: type[PipelineOptions]) -> PipelineOptions:
+        views = self.__dict__.setdefault("_views", {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        return views[cls]
 
 
 def make_pipeline(config: RunnerConfig) -> beam.Pipeline:
@@ -33,7 +44,7 @@ def make_pipeline(config: RunnerConfig) -> beam.Pipeline:
                     f"Beam option {option!r}: Beam's local workers can lose rows; "
                     "the direct runner stays in one process"
                 )
-    options = PipelineOptions([f"--runner={RUNNERS[config.name]}", *config.options])
+    options = _Options([f"--runner={RUNNERS[config.name]}", *config.options])
     options.view_as(SetupOptions).save_main_session = False
     try:
         return beam.Pipeline(options=options)
@@ -74,6 +85,7 @@ def _shuffle(pipeline: beam.Pipeline, work: str | None) -> AbstractContextManage
     options = pipeline.options.view_as(StandardOptions)
     if work is None or options.runner != RUNNERS["direct"]:
         return nullcontext()
+    keep_freed_memory()
     if storage.is_local(work):
         return spilling(os.path.join(work, "shuffle"))
     return spilling(tempfile.mkdtemp(prefix="imgembed-"))

@@ -88,6 +88,11 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def canonical(path: str) -> str:
+    """The one name of a file that several paths may lead to."""
+    return os.path.realpath(path) if is_local(path) else path
+
+
 def join(folder: str, *parts: str) -> str:
     """The path of something in a folder."""
     return (os.path if is_local(folder) else posixpath).join(folder, *parts)

@@ -155,8 +155,7 @@ def test_the_files_are_those_of_logs_with_counts_that_nobody_knows(tmp_path):
     assert {path.name for path in Path(version.path).iterdir() if path.is_dir()} == set()
 
 
-@pytest.mark.parametrize("extension", ["tsv", "csv.gz", "jsonl.zst"])
-def test_a_list_of_any_format_and_of_other_names_gives_the_same_bytes(tmp_path, extension):
+def test_a_list_of_any_formats_and_of_other_names_gives_the_same_bytes(tmp_path):
     few = dict(list(EDGES.items())[:60])
     write(tmp_path / "edges.parquet", as_rows(few))
     expected = files(build(tmp_path / "1", tmp_path / "edges.parquet"))
@@ -164,11 +163,11 @@ def test_a_list_of_any_format_and_of_other_names_gives_the_same_bytes(tmp_path, 
     rows = [{theirs: row[ours] for ours, theirs in names.items()} for row in as_rows(few)]
     random.Random(3).shuffle(rows)
     (tmp_path / "list").mkdir()
-    write(tmp_path / "list" / f"a.{extension}", rows[:25])
-    write(tmp_path / "list" / f"b.{extension}", rows[25:])
+    for number, extension in enumerate(("tsv", "csv.gz", "jsonl.zst", "parquet")):
+        write(tmp_path / "list" / f"{number}.{extension}", rows[number::4])
     version = build(tmp_path / "2", tmp_path / "list", edges={"columns": names}, shards=2)
     assert files(version) == expected
-    assert version.manifest["inputs"]["files"] == 2
+    assert version.manifest["inputs"]["files"] == 4
     assert version.manifest["inputs"]["columns"] == names
 
 
@@ -243,7 +242,6 @@ def test_every_row_of_a_list_is_kept_or_counted(tmp_path, extension):
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="without max_degree, edges *from* images are counted")
 def test_hubs_are_the_images_that_most_edges_lead_to(tmp_path):
     write(tmp_path / "edges.parquet", as_rows(EDGES))
     version = build(tmp_path / "run", tmp_path / "edges.parquet", top_k=1000)
@@ -258,14 +256,12 @@ def test_weights_may_be_decimals(tmp_path):
     assert found_edges(version) == {("a", "b"): 3, ("b", "c"): 2**60, ("c", "a"): 1}
 
 
-@pytest.mark.xfail(strict=True, reason="ArrowInvalid: above 2^53, not every number is a float")
 def test_weights_may_be_large_whole_numbers(tmp_path):
     write(tmp_path / "edges.jsonl", as_rows({("a", "b"): 2**60 + 1, ("b", "a"): 3}))
     version = build(tmp_path / "run", tmp_path / "edges.jsonl")
     assert found_edges(version) == {("a", "b"): float(2**60 + 1), ("b", "a"): 3.0}
 
 
-@pytest.mark.xfail(strict=True, reason="ArrowNotImplementedError")
 def test_weights_that_are_times_are_refused_in_one_line(tmp_path):
     times = pa.array([0, 1], pa.timestamp("us"))
     edges = pa.table({"src": ["a", "b"], "dst": ["b", "c"], "weight": times})

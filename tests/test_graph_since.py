@@ -254,7 +254,6 @@ def test_a_log_that_is_counted_already_is_named(tmp_path, logs, chain):
             graph(tmp_path, logs / f"[{counted}3].jsonl", since=since)
 
 
-@pytest.mark.xfail(strict=True, reason="the same log by another path is counted twice")
 def test_a_log_that_is_counted_already_is_known_by_any_path(tmp_path, logs, chain, monkeypatch):
     monkeypatch.chdir(logs)
     with pytest.raises(ImgembedError, match="is counted in .* already"):

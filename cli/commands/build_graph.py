@@ -56,7 +56,8 @@ def build_graph(
         raise click.UsageError("--sessions and --edges: give one of the two")
     flags = {
         "sessions.path": sessions,
-        "edges.path": edges,
+        # Logs on the command line take the place of an edge list in the file.
+        "edges.path": edges if edges or not sessions else "",
         "images.path": images,
         "sessions.previous": since,
         "graph.keep_counts": keep_counts or None,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.columnar import JoinShards, Keyed, concatenate
+from pipeline.columnar import JoinShards, Keyed, Shipped, concatenate
 from pipeline.graph import names, queries
 from pipeline.graph.counting import NAMESPACE, Layout
 from pipeline.graph.images import concatenate_images, join
@@ -50,7 +50,7 @@ class PublishQueries(beam.PTransform):
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
         step = InThreads(
             self._publish,
-            {ROWS: Keyed, NAMES: Keyed, COUNTS: Keyed, COUNTS_USERS: Keyed},
+            {ROWS: Shipped, NAMES: Shipped, COUNTS: Keyed, COUNTS_USERS: Keyed},
             self.layout.threads,
             NAMESPACE,
         )
@@ -78,6 +78,7 @@ class PublishQueries(beam.PTransform):
         total = users.num_rows
         if self.noise is not None:
             rows = self.noise.publish_queries(rows)
+            rows = rows.filter(pc.greater_equal(rows["users"], self.min_users))
             published = np.unique(rows["query"].to_numpy())
         else:
             published = users["query"].to_numpy()[users["users"].to_numpy() >= self.min_users]

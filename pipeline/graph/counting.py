@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import progress
-from pipeline.columnar import Joined, Keyed
+from pipeline.columnar import Joined, Keyed, Shipped
 from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, SessionsConfig
 from pipeline.graph import count, holdout, shares
 from pipeline.graph.images import IMAGE_COUNTS
@@ -127,7 +127,7 @@ class CountSessions(beam.PTransform):
     clock: beam.pvalue.AsSingleton | None
 
     def expand(self, events: beam.PCollection[Joined]) -> dict[str, beam.PCollection]:
-        tables = dict.fromkeys((PAIRS, IMAGES, QUERIES, QUERY_USERS, HELD_OUT), Keyed)
+        tables = dict.fromkeys((PAIRS, IMAGES, QUERIES, QUERY_USERS, HELD_OUT), Shipped)
         return events | "CountShard" >> InThreads(
             self._count,
             {**tables, POPULATION: int, NEWEST: Keyed},

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from pipeline import ids, progress, runner, schema, storage
 from pipeline.artifacts import NewVersion
-from pipeline.columnar import Joined, JoinShards, Keyed, concatenate
-from pipeline.config import EdgesConfig, GraphConfig
+from pipeline.columnar import Joined, JoinShards, Keyed, Shipped, concatenate
+from pipeline.config import EdgesConfig, GraphConfig, PrivacyConfig
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.graph import edges, manifest, output, prune
 from pipeline.graph.counting import NAMESPACE, Layout
@@ -69,6 +69,7 @@ def build_from_edges(
     *,
     config: EdgesConfig,
     graph: GraphConfig,
+    privacy: PrivacyConfig | None = None,
     seed: int,
     shards: int | str,
     threads: int = 1,
@@ -76,7 +77,7 @@ def build_from_edges(
     make_pipeline: Callable[[], beam.Pipeline],
 ) -> dict[str, Any]:
     """Runs the job, writes its files into `out`, and returns what its manifest says."""
-    _check_settings(graph)
+    _check_settings(graph, privacy or PrivacyConfig())
     files = find_edge_list(config)
     size = sum(file.file.size for file in files)
     layout = _layout(size, shards, threads)
@@ -117,15 +118,18 @@ def build_from_edges(
 _COUNTED = (ROWS, ROWS_REJECTED, EDGES_READ, SELF_LOOPS, REPEATED, NOT_POSITIVE, EDGES_LISTED)
 
 
-def _check_settings(graph: GraphConfig) -> None:
+def _check_settings(graph: GraphConfig, privacy: PrivacyConfig) -> None:
+    """ConfigError for a setting that would be passed over."""
     for key, wrong in (
-        ("min_users", graph.min_users > 1),
-        ("min_significance", graph.min_significance is not None),
-        ("half_life_days", graph.half_life_days is not None),
-        ("keep_counts", graph.keep_counts),
+        ("graph.discount", graph.discount != "none"),
+        ("graph.min_users", graph.min_users > 1),
+        ("graph.min_significance", graph.min_significance is not None),
+        ("graph.half_life_days", graph.half_life_days is not None),
+        ("graph.keep_counts", graph.keep_counts),
+        ("privacy.epsilon", privacy.epsilon is not None),
     ):
         if wrong:
-            raise ConfigError(f"graph.{key}: needs counts, and a ready edge list has none")
+            raise ConfigError(f"{key}: needs counts, and a ready edge list has none")
 
 
 def _check(
@@ -171,7 +175,7 @@ def _assemble(
 ) -> None:
     rows = root | "ReadEdges" >> ReadEdgeList(files, layout)
     images = {NAMES: rows[NAMES]} | "Images" >> _NameImages(layout)
-    listed = {EDGES: rows[EDGES]} | "CheckEdges" >> _CheckEdges(graph, layout)
+    listed = {EDGES: rows[EDGES]} | "CheckEdges" >> _CheckEdges(layout)
     findings = write_graph(listed, images, graph, layout, seed, folder, users=False, counted=False)
     _ = findings | "Findings" >> output.WriteFindings(folder)
     output.write_empty(folder, schema.QUERIES, layout.files, schema.QUERY_SCHEMA)
@@ -192,7 +196,7 @@ class ReadEdgeList(beam.PTransform):
 
     def expand(self, root: beam.Pipeline) -> dict[str, beam.PCollection]:
         parts = [(file, part) for file in self.files for part in split_parts(file.file)]
-        outputs = {EDGES: Keyed, NAMES: Keyed, REJECTED: pa.Table}
+        outputs = {EDGES: Shipped, NAMES: Shipped, REJECTED: pa.Table}
         step = InThreads(self._read, outputs, self.layout.threads, NAMESPACE, unfold=_blocks_of)
         return (
             root
@@ -243,10 +247,13 @@ def _weights(rows: pa.Table, faults: ids.Faults) -> np.ndarray:
     if WEIGHT not in rows.column_names:
         return np.ones(rows.num_rows)
     column = rows[WEIGHT].combine_chunks()
-    values = [_number(value) for value in column.to_pylist()] if _is_text(column) else column
-    weight = (
-        pa.array(values, pa.float64()) if isinstance(values, list) else column.cast(pa.float64())
-    )
+    kind = column.type
+    if _is_text(column):
+        weight = pa.array([_number(value) for value in column.to_pylist()], pa.float64())
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        weight = column.cast(pa.float64(), safe=False)
+    else:
+        weight = pa.nulls(len(column), pa.float64())
     numbers = weight.to_numpy(zero_copy_only=False).astype(np.float64)
     faults.note(~np.isfinite(numbers), f"bad {WEIGHT}")
     return np.where(np.isfinite(numbers), numbers, 0.0)
@@ -274,7 +281,7 @@ class _NameImages(beam.PTransform):
     layout: Layout
 
     def expand(self, inputs: dict[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        outputs = {edges.IMAGES: Keyed, edges.OF_FILES: Keyed}
+        outputs = {edges.IMAGES: Shipped, edges.OF_FILES: Shipped}
         step = InThreads(self._name, outputs, self.layout.threads, NAMESPACE)
         return inputs | "GatherNames" >> JoinShards() | "NameImages" >> step
 
@@ -293,22 +300,19 @@ class _CheckEdges(beam.PTransform):
     """Each edge once, of a weight above 0, between two images.
 
     Input: {EDGES: (shard of src, hashes of src and dst, weight)}. Output: (shard,
-    prune.EDGE_SCHEMA), of dst where graph.max_degree comes next, else of src. Counters: SELF_LOOPS,
-    REPEATED, NOT_POSITIVE, EDGES_LISTED.
+    prune.EDGE_SCHEMA), of dst. Counters: SELF_LOOPS, REPEATED, NOT_POSITIVE, EDGES_LISTED.
     """
 
-    graph: GraphConfig
     layout: Layout
 
     def expand(self, inputs: dict[str, beam.PCollection[Keyed]]) -> beam.PCollection[Keyed]:
-        step = InThreads(self._check, {EDGES: Keyed}, self.layout.threads, NAMESPACE)
+        step = InThreads(self._check, {EDGES: Shipped}, self.layout.threads, NAMESPACE)
         return (inputs | "GatherEdges" >> JoinShards() | "Check" >> step)[EDGES]
 
     def _check(self, element: Joined) -> Outcome:
         _, group = element
         table, counts = check_edges(concatenate(group[EDGES]))
-        column = SRC if self.graph.max_degree is None else DST
-        keyed = split_by(table, column, self.layout.hash_bounds)
+        keyed = split_by(table, DST, self.layout.hash_bounds)
         return Outcome([(EDGES, part) for part in keyed], counts)
 
 

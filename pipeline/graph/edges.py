@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.columnar import JoinShards, Keyed, concatenate, concatenate_ascending
+from pipeline.columnar import JoinShards, Keyed, Shipped, concatenate, concatenate_ascending
 from pipeline.config import GraphConfig
 from pipeline.graph import prune, shares
 from pipeline.graph.count import PairCounts
@@ -59,7 +59,7 @@ class MergeImages(beam.PTransform):
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
         step = InThreads(
             self._merge,
-            {IMAGES: Keyed, OF_PAIRS: Keyed, OF_FILES: Keyed},
+            {IMAGES: Shipped, OF_PAIRS: Shipped, OF_FILES: Keyed},
             self.layout.threads,
             NAMESPACE,
         )
@@ -96,7 +96,9 @@ class MergePairs(beam.PTransform):
     noise: NoisyCounts | None
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        step = InThreads(self._merge, {PAIRS: Keyed, COUNTS: Keyed}, self.layout.threads, NAMESPACE)
+        step = InThreads(
+            self._merge, {PAIRS: Shipped, COUNTS: Keyed}, self.layout.threads, NAMESPACE
+        )
         return inputs | "GatherPairs" >> JoinShards() | "MergePairs" >> step
 
     def _merge(self, element: tuple[int, Group]) -> Outcome:
@@ -170,7 +172,7 @@ class WeighPairs(beam.PTransform):
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[Keyed]:
         step = InThreads(
-            self._weigh, {EDGES: Keyed}, self.layout.threads, NAMESPACE, side=self.population
+            self._weigh, {EDGES: Shipped}, self.layout.threads, NAMESPACE, side=self.population
         )
         return (inputs | "PairsToHigher" >> JoinShards() | "Weigh" >> step)[EDGES]
 
@@ -193,7 +195,7 @@ class LimitDegree(beam.PTransform):
 
     Input: {EDGES: (shard of dst, prune.EDGE_SCHEMA), or of src where every edge is there in both
     directions, IMAGES}. Output: {EDGES: (shard of src, prune.EDGE_SCHEMA), HUBS: (0, HUB_SCHEMA)}.
-    Counter: EDGES_WITHIN_DEGREE.
+    Counter: EDGES_WITHIN_DEGREE. Without graph.max_degree only the hubs are found.
     """
 
     config: GraphConfig
@@ -202,7 +204,9 @@ class LimitDegree(beam.PTransform):
     both_ways: bool
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        step = InThreads(self._limit, {EDGES: Keyed, HUBS: Keyed}, self.layout.threads, NAMESPACE)
+        step = InThreads(
+            self._limit, {EDGES: Shipped, HUBS: Shipped}, self.layout.threads, NAMESPACE
+        )
         return inputs | "EdgesToTargets" >> JoinShards() | "LimitInEdges" >> step
 
     def _limit(self, element: tuple[int, Group]) -> Outcome:
@@ -211,8 +215,8 @@ class LimitDegree(beam.PTransform):
         if self.both_ways:  # turned around, the edges from an image are the edges to it
             edges = prune.reverse(edges)
         hubs = find_hubs(edges["dst"].to_numpy(), concatenate_images(group[IMAGES]))
-        assert self.config.max_degree is not None
-        kept = prune.keep_strongest(edges, self.config.max_degree, by="dst", seed=self.seed)
+        limit = self.config.max_degree or edges.num_rows
+        kept = prune.keep_strongest(edges, limit, by="dst", seed=self.seed)
         kept = kept.drop_columns(["rank"])
         keyed = split_by(kept, "src", self.layout.hash_bounds)
         outputs: list[tuple[str, Any]] = [(EDGES, part) for part in keyed]
@@ -224,23 +228,27 @@ class KeepTopK(beam.PTransform):
     """Each image keeps its strongest out-edges.
 
     Input: {EDGES: (shard of src, prune.EDGE_SCHEMA), IMAGES}. Output: {EDGES: (shard, edges with
-    their rank), HUBS: (0, HUB_SCHEMA)}; the shard is that of dst, or where the graph is to be
-    symmetric that of the lower image. Counter: EDGES_WITHIN_TOP_K.
+    their rank), HUBS: (0, HUB_SCHEMA), if they are to be found, where every edge is there both
+    ways}; the shard is that of dst, or where the graph is to be symmetric that of the lower image.
+    Counter: EDGES_WITHIN_TOP_K.
     """
 
     config: GraphConfig
     layout: Layout
     seed: int
+    find_hubs: bool
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        step = InThreads(self._keep, {EDGES: Keyed, HUBS: Keyed}, self.layout.threads, NAMESPACE)
+        step = InThreads(
+            self._keep, {EDGES: Shipped, HUBS: Shipped}, self.layout.threads, NAMESPACE
+        )
         return inputs | "EdgesToSources" >> JoinShards() | "KeepTopK" >> step
 
     def _keep(self, element: tuple[int, Group]) -> Outcome:
         _, group = element
         edges = concatenate(group[EDGES], prune.EDGE_SCHEMA)
         outputs: list[tuple[str, Any]] = []
-        if self.config.max_degree is None:
+        if self.find_hubs:
             hubs = find_hubs(edges["src"].to_numpy(), concatenate_images(group[IMAGES]))
             outputs.append((HUBS, (0, hubs)))
         kept = prune.keep_strongest(edges, self.config.top_k, by="src", seed=self.seed)
@@ -266,22 +274,27 @@ class Symmetrize(beam.PTransform):
     layout: Layout
     seed: int
 
-    def expand(self, edges: beam.PCollection[Keyed]) -> beam.PCollection[Keyed]:
+    def expand(self, edges: beam.PCollection[Shipped]) -> beam.PCollection[Keyed]:
+        symmetric = (
+            {EDGES: edges}
+            | "PairEdges" >> JoinShards()
+            | "Symmetrize" >> beam.FlatMap(self._symmetrize).with_output_types(Keyed)
+        )
         return (
-            edges
-            | "PairEdges" >> beam.GroupByKey()
-            | "Symmetrize" >> beam.FlatMapTuple(self._symmetrize).with_output_types(Keyed)
-            | "EdgesToSourcesAgain" >> beam.GroupByKey()
-            | "RankAgain" >> beam.FlatMapTuple(self._rank).with_output_types(Keyed)
+            {EDGES: symmetric}
+            | "EdgesToSourcesAgain" >> JoinShards()
+            | "RankAgain" >> beam.FlatMap(self._rank).with_output_types(Keyed)
         )
 
-    def _symmetrize(self, _: int, parts: Iterable[pa.Table]) -> Iterable[Keyed]:
-        edges = concatenate(parts).select(prune.EDGE_SCHEMA.names)
+    def _symmetrize(self, element: tuple[int, Group]) -> Iterable[Keyed]:
+        _, group = element
+        edges = concatenate(group[EDGES]).select(prune.EDGE_SCHEMA.names)
         symmetric = prune.symmetrize(edges, self.config.symmetry)
         return split_by(symmetric, "src", self.layout.hash_bounds)
 
-    def _rank(self, _: int, parts: Iterable[pa.Table]) -> Iterable[Keyed]:
-        edges = concatenate(parts)
+    def _rank(self, element: tuple[int, Group]) -> Iterable[Keyed]:
+        _, group = element
+        edges = concatenate(group[EDGES])
         ranked = prune.keep_strongest(edges, edges.num_rows, by="src", seed=self.seed)
         return split_by(ranked, "dst", self.layout.hash_bounds)
 
@@ -297,7 +310,9 @@ class NameTargets(beam.PTransform):
     layout: Layout
 
     def expand(self, inputs: Mapping[str, beam.PCollection[Keyed]]) -> dict[str, beam.PCollection]:
-        step = InThreads(self._name, {EDGES: Keyed, HUBS: Keyed}, self.layout.threads, NAMESPACE)
+        step = InThreads(
+            self._name, {EDGES: Shipped, HUBS: Shipped}, self.layout.threads, NAMESPACE
+        )
         return inputs | "EdgesToNames" >> JoinShards() | "NameTargets" >> step
 
     def _name(self, element: tuple[int, Group]) -> Outcome:

@@ -81,7 +81,7 @@ def build_graph(
             "detected": logs.detected(),
             "skipped": list(logs.skipped),
         },
-        **summarize(counts, out.path, graph, previous, noise),
+        **summarize(counts, out.path, settings, previous, noise),
         "rejected": rejected,
     }
     _write_rest(logs, previous, graph, out)
@@ -224,6 +224,8 @@ def _reading(settings: counting.Counting, layout: counting.Layout) -> read.Readi
         actions=settings.sessions.actions,
         shards=layout.shards,
         hash_bounds=layout.hash_bounds,
+        # What the noise does not cover is not shown.
+        hide=events.LOG_COLUMNS if settings.privacy.epsilon is not None else events.HIDDEN,
     )
 
 
@@ -278,19 +280,19 @@ def write_graph(
 ) -> dict[str, beam.PCollection[Keyed]]:
     """Edges in both directions to the edges that are kept, and their files.
 
-    weighed: (shard of src, prune.EDGE_SCHEMA); of dst where the edges are not counted but given and
-    graph.max_degree is set. images: {edges.IMAGES: (shard, IMAGE_SCHEMA),
+    weighed: (shard of src, prune.EDGE_SCHEMA); of dst where the edges are not counted but given.
+    images: {edges.IMAGES: (shard, IMAGE_SCHEMA),
     edges.OF_FILES: (file, IMAGE_SCHEMA)}. Returns the largest hubs, for output.WriteFindings.
     """
     of_shards = images[edges.IMAGES]
     hubs = None
-    if graph.max_degree is not None:
+    if graph.max_degree is not None or not counted:
         limited = {edges.EDGES: weighed, edges.IMAGES: of_shards} | "LimitDegree" >> (
             edges.LimitDegree(graph, layout, seed, both_ways=counted)
         )
         weighed, hubs = limited[edges.EDGES], limited[edges.HUBS]
     kept = {edges.EDGES: weighed, edges.IMAGES: of_shards} | "KeepTopK" >> edges.KeepTopK(
-        graph, layout, seed
+        graph, layout, seed, find_hubs=hubs is None
     )
     strongest = kept[edges.EDGES]
     if graph.symmetry != "directed":

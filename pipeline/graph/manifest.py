@@ -14,6 +14,8 @@ from pipeline.graph.previous import Previous
 from pipeline.sessions import read
 
 Counts = Mapping[str, int]
+# What a manifest tells without noise, also where counts are private.
+NOT_COVERED = "this manifest's totals and its newest event: not for publication"
 
 
 def check_counts(
@@ -71,7 +73,7 @@ def _read(counts: Counts, name: str) -> int:
 def summarize(
     counts: Counts,
     folder: str,
-    graph: GraphConfig,
+    settings: counting.Counting,
     previous: Previous | None,
     noise: NoisyCounts | None,
 ) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def summarize(
     content: dict[str, Any] = {
         "population": found[output.POPULATION],
         "newest": newest,
-        "counts": {**_log_counts(counts), **graph_counts(counts, graph)},
+        "counts": {**_log_counts(counts), **graph_counts(counts, settings.graph)},
         **hubs(folder),
     }
     if previous:
@@ -91,14 +93,24 @@ def summarize(
             "name": previous.version.name,
             "path": previous.version.path,
             "population": previous.population,
-            "differs_from_one_run": {
-                "sessions_across_the_cut": _of(counts, counting.SESSIONS_ACROSS),
-                "users": "a lower bound: the largest number over the parts",
-            },
+            "differs_from_one_run": _differences(counts, settings),
         }
     if noise:
-        content["privacy"] = noise.describe()
+        content["privacy"] = {**noise.describe(), "not_covered": NOT_COVERED}
     return content
+
+
+def _differences(counts: Counts, settings: counting.Counting) -> dict[str, Any]:
+    """In what counts added to earlier ones differ from those of one run over all logs."""
+    differences: dict[str, Any] = {
+        "sessions_across_the_cut": _of(counts, counting.SESSIONS_ACROSS),
+        "users": "a lower bound: the largest number over the parts",
+    }
+    if settings.sessions.max_sessions_per_user is not None:
+        differences["max_sessions_per_user"] = "of each part"
+    if settings.holdout.by == "time" and settings.holdout.fraction:
+        differences["held_out"] = "the latest sessions of each part"
+    return differences
 
 
 def hubs(folder: str) -> dict[str, Any]:

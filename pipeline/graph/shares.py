@@ -60,26 +60,24 @@ def _to_table(counts: PairCounts, rows: slice) -> pa.Table:
         code = np.cumsum(used) - 1
         low, high, images = code[low], code[high], images[used]
     columns = {
-        "low": _encoded(low, images),
-        "high": _encoded(high, images),
-        "sessions": counts.sessions[rows],
-        "users": counts.users[rows],
+        "low": pa.DictionaryArray.from_arrays(pa.array(low.astype(np.int32)), pa.array(images)),
+        "high": pa.array(high.astype(np.int32)),  # codes in the same list
+        "sessions": _narrow(counts.sessions[rows]),
+        "users": _narrow(counts.users[rows]),
     }
-    table = pa.table({name: _narrow(column) for name, column in columns.items()})
+    table = pa.table(columns)
     if counts.strength is None:
         return table
     return table.append_column("strength", pa.array(counts.strength[rows]))
 
 
-def _encoded(codes: np.ndarray, images: np.ndarray) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(images))
-
-
-def _narrow(column: np.ndarray | pa.Array) -> pa.Array:
-    """Numbers of a shard's counts fit into 32 bits; those of many runs may not."""
-    if isinstance(column, pa.Array):
-        return column
-    return pa.array(column.astype(np.int32) if bits(column) < 32 else column)
+def _narrow(column: np.ndarray) -> pa.Array:
+    """Most counts of a shard are small: in as few bytes as they need."""
+    width = bits(column)
+    for type_ in (np.uint8, np.uint16, np.uint32):
+        if width <= np.iinfo(type_).bits:
+            return pa.array(column.astype(type_))
+    return pa.array(column)
 
 
 def merge(tables: Iterable[pa.Table], *, users: np.ufunc = np.add) -> PairCounts:
@@ -140,27 +138,24 @@ def _keys(part: PairCounts, images: np.ndarray, width: int) -> np.ndarray:
 
 
 def _from_table(table: pa.Table) -> PairCounts:
-    columns = {name: table[name].combine_chunks() for name in table.column_names}
-    low, high = _decode(columns["low"]), _decode(columns["high"])
-    code, images = low[1], low[0]
-    if not (len(high[0]) == len(images) and (high[0] == images).all()):
-        images = np.union1d(low[0], high[0])
-        code = np.searchsorted(images, low[0])[low[1]]
-        high = images, np.searchsorted(images, high[0])[high[1]]
+    low, high = (table[name].combine_chunks() for name in ("low", "high"))
+    if pa.types.is_dictionary(low.type):
+        images = low.dictionary.to_numpy()
+        codes = low.indices.to_numpy().astype(np.int64), high.to_numpy().astype(np.int64)
+    else:  # hashes themselves, as counts of an earlier run have them
+        images, both = _codes(np.concatenate([low.to_numpy(), high.to_numpy()]))
+        codes = both[: len(low)], both[len(low) :]
     numbers = {
-        name: columns[name].to_numpy().astype(np.int64)
+        name: table[name].to_numpy().astype(np.int64)
         for name in ("sessions", "users", "strength")
-        if name in columns
+        if name in table.column_names
     }
     return PairCounts(
-        images, code, high[1], numbers["sessions"], numbers["users"], numbers.get("strength")
+        images, *codes, numbers["sessions"], numbers["users"], numbers.get("strength")
     )
 
 
-def _decode(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """(dictionary, codes), of hashes that are encoded or not."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.unify_dictionaries().combine_chunks()
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    return column.dictionary.to_numpy(), column.indices.to_numpy()
+def _codes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(distinct hashes in any order, [rows] int64 indices into them)."""
+    encoded = pa.array(hashes).dictionary_encode()
+    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy().astype(np.int64)

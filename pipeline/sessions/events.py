@@ -75,6 +75,7 @@ class EventReader:
 
     path: named in rejected rows. user_key: secret, drawn for the run, never stored. seed: makes
     the sessions' own hashes, which decide ties and what is held out. actions: weights by name.
+    hide: columns that no rejected row shows.
     """
 
     path: str
@@ -83,6 +84,7 @@ class EventReader:
     items_separator: str | None = None
     time_format: TimeFormat = "none"
     actions: Mapping[str, float] = field(default_factory=dict)
+    hide: tuple[str, ...] = HIDDEN
 
     def read(self, block: Block) -> Events:
         """The events of a block's rows."""
@@ -109,7 +111,7 @@ class EventReader:
             events,
             names_of(images, IMAGE_SALT),
             queries,
-            pa.concat_tables([block.rejected, faults.rejected(self.path, block, HIDDEN)]),
+            pa.concat_tables([block.rejected, faults.rejected(self.path, block, self.hide)]),
             _rows_kept(faults.good, row_of),
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import progress
-from pipeline.columnar import Keyed, split_by_shard
+from pipeline.columnar import Keyed, Shipped, split_by_shard
 from pipeline.config import SessionsConfig
 from pipeline.errors import ImgembedError
 from pipeline.parallel import InThreads, Outcome
@@ -160,8 +160,8 @@ def estimate_events(log: Log) -> int:
 class Reading:
     """What reading depends on beside the logs.
 
-    user_key: secret, drawn for the run, never stored. image_bounds: where shards of images and
-    queries begin. shards: of users and sessions.
+    user_key: secret, drawn for the run, never stored. shards: of users and sessions. hash_bounds:
+    where those of images and queries begin. hide: columns that no rejected row shows.
     """
 
     user_key: bytes
@@ -170,6 +170,7 @@ class Reading:
     actions: Mapping[str, float]
     shards: int
     hash_bounds: np.ndarray
+    hide: tuple[str, ...] = events.HIDDEN
 
 
 LogPart = tuple[Log, Part]
@@ -180,14 +181,12 @@ def log_parts(logs: Iterable[Log]) -> list[LogPart]:
     return [(log, part) for log in logs for part in split_parts(log.file)]
 
 
-def blocks_of(element: LogPart) -> Iterator[tuple[Log, Block]]:
+def blocks_of(element: LogPart, hide: tuple[str, ...]) -> Iterator[tuple[Log, Block]]:
     """The blocks of a part, as they are read."""
     log, part = element
     rows = _COLUMNAR_ROWS if log.file.format == "parquet" else _TEXT_ROWS
     encoded = (events.IMAGE_ID, events.QUERY)
-    for block in read_blocks(
-        part, log.columns, block_rows=rows, dictionary=encoded, hide=events.HIDDEN
-    ):
+    for block in read_blocks(part, log.columns, block_rows=rows, dictionary=encoded, hide=hide):
         yield log, block
 
 
@@ -201,6 +200,7 @@ def read_block(element: tuple[Log, Block], reading: Reading) -> Outcome:
         reading.items_separator,
         log.time,
         reading.actions,
+        reading.hide,
     )
     found = reader.read(block)
     rows = block.table.num_rows + block.rejected.num_rows
@@ -253,14 +253,17 @@ class ReadEvents(beam.PTransform):
     threads: int
 
     def expand(self, root: beam.Pipeline) -> dict[str, beam.PCollection]:
-        outputs = {EVENTS: Keyed, IMAGES: Keyed, QUERIES: Keyed, REJECTED: pa.Table}
-        read = InThreads(self._read, outputs, self.threads, NAMESPACE, unfold=blocks_of)
+        outputs = {EVENTS: Shipped, IMAGES: Shipped, QUERIES: Shipped, REJECTED: pa.Table}
+        read = InThreads(self._read, outputs, self.threads, NAMESPACE, unfold=self._blocks)
         return (
             root
             | "Parts" >> beam.Create(log_parts(self.logs))
             | "SpreadParts" >> beam.Reshuffle()
             | "ReadBlocks" >> read
         )
+
+    def _blocks(self, element: LogPart) -> Iterator[tuple[Log, Block]]:
+        return blocks_of(element, self.reading.hide)
 
     def _read(self, element: tuple[Log, Block]) -> Outcome:
         return read_block(element, self.reading)
