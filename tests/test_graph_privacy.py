@@ -350,9 +350,10 @@ def test_what_one_user_has_alone_is_never_published(private_runs):
 def test_the_manifest_has_the_promise_and_not_the_key(private_runs):
     promise = private_runs[0].manifest["privacy"]
     assert list(promise) == ["pairs", "images", "queries", "population", "not_covered"]
-    assert sum(part["epsilon"] for part in promise.values()) == pytest.approx(4.0)
-    assert sum(part["delta"] for part in promise.values()) <= 1e-6 * (1 + 1e-9)
-    assert "key" not in json.dumps(promise)
+    parts = [promise[name] for name in ("pairs", "images", "queries", "population")]
+    assert sum(part["epsilon"] for part in parts) == pytest.approx(4.0)
+    assert sum(part["delta"] for part in parts) <= 1e-6 * (1 + 1e-9)
+    assert "key" not in json.dumps(parts)
 
 
 def test_the_manifest_says_what_the_noise_does_not_cover(private_runs):
