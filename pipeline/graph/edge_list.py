@@ -17,8 +17,8 @@ from pipeline.config import EdgesConfig, GraphConfig, PrivacyConfig
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.graph import edges, manifest, output, prune
 from pipeline.graph.counting import NAMESPACE, Layout
+from pipeline.graph.finish import write_graph
 from pipeline.graph.images import IMAGE_SCHEMA
-from pipeline.graph.job import write_graph
 from pipeline.graph.names import distinct, split_by, split_sorted
 from pipeline.parallel import InThreads, Outcome
 from pipeline.sorting import changes, order_by
