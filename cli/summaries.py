@@ -44,7 +44,7 @@ def _graph(version: Version) -> str:
     ]
     if sessions:
         lines.append(_sessions(sessions))
-    steps = " → ".join(f"{left:,} {step}" for step, left in counts["pruning"].items())
+    steps = " → ".join(_step(name, left) for name, left in counts["pruning"].items())
     pairs = counts.get("pairs")
     lines.append(f"{pairs['counted']:,} pairs of images → {steps}" if pairs else steps)
     lines += [
@@ -60,6 +60,12 @@ def _graph(version: Version) -> str:
             "so soon after it that they may be the rest of its last ones"
         )
     return "\n  ".join(lines)
+
+
+def _step(name: str, left: int) -> str:
+    """What a step of pruning left: pairs up to their weight, edges from there on."""
+    of_edges = name in ("max_degree", "top_k", "mutual", "union")
+    return f"{left:,} {'edges by ' if of_edges else ''}{name}"
 
 
 def _sessions(sessions: Mapping[str, int]) -> str:
