@@ -684,11 +684,11 @@ def test_a_query_is_published_from_enough_distinct_users_on(min_users, published
         outputs = inputs | "Publish" >> step
 
         def check_texts(tables):
-            found = sorted(text for _, table in tables for text in table["text"].to_pylist())
+            found = sorted(text for _, p in tables for text in p.table()["text"].to_pylist())
             assert found == list(published)
 
         def check_rows(tables):
-            found = {text for _, table in tables for text in table["text"].to_pylist()}
+            found = {text for _, p in tables for text in p.table()["text"].to_pylist()}
             assert found == set(published)
 
         assert_that(outputs[clicks.NAMES], check_texts, label="Texts")

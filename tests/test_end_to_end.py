@@ -33,7 +33,7 @@ def imgembed(*arguments, cwd, code=0):
 def one_line(*arguments, cwd, code=1):
     """The one line that a command fails with."""
     stdout, stderr = imgembed(*arguments, cwd=cwd, code=code)
-    lines = [line for line in stderr.splitlines() if not re.match("✓ |.* …$", line)]
+    lines = [line for line in stderr.splitlines() if not re.match("✓ |.* …$|  [0-9,]+ × ", line)]
     assert stdout == ""
     assert len(lines) == 1, stderr
     assert lines[0].startswith("imgembed: ")
@@ -64,7 +64,7 @@ def test_the_demo_ends_with_the_table_and_the_paths(demo):
 
 def test_every_line_of_the_demo_is_for_the_user(demo):
     _, _, stderr = demo
-    expected = re.compile(r"(✓ .*|\S.* …|  epoch \d+/\d+ .*)")
+    expected = re.compile(r"(✓ .*|\S.* …|  epoch \d+/\d+ .*|  [\d,]+ × .*)")
     for line in stderr.splitlines():
         assert expected.fullmatch(line), line
 

@@ -83,7 +83,7 @@ QUERIES = [("red bridge", "ï 000", 4), ("blue", "ï 000", 7), ("blue", "gone 1"
 
 def write_graph(run: artifacts.RunDir, edges: list, *, files: int) -> artifacts.Version:
     with run.begin(schema.GRAPH) as new:
-        Path(new.path).mkdir(parents=True)
+        Path(new.path).mkdir(parents=True, exist_ok=True)
         for index in range(files):
             part = edges[index::files]
             columns: dict[str, Any] = {

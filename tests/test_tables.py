@@ -681,7 +681,12 @@ def test_dictionaries_are_kept_where_asked_for(tmp_path):
         pa.dictionary(pa.int64(), pa.large_string()),
     ]
     for number, type_ in enumerate(types):
-        column = pa.array([v and v.encode() if type_ == pa.binary() else v for v in values], type_)
+        if type_ == types[-1]:
+            encoded = pa.array(values, pa.large_string()).dictionary_encode()
+            column = encoded.cast(type_)
+        else:
+            texts = [v and v.encode() if type_ == pa.binary() else v for v in values]
+            column = pa.array(texts, type_)
         path = tmp_path / f"{number}.parquet"
         path.write_bytes(as_parquet(pa.table({"theirs": column, "n": [1, 2, 3, 4]})))
         (file,) = find_tables(str(path), format="auto", key="k")

@@ -181,7 +181,9 @@ def log_parts(logs: Iterable[Log]) -> list[LogPart]:
     return [(log, part) for log in logs for part in split_parts(log.file)]
 
 
-def blocks_of(element: LogPart, hide: tuple[str, ...]) -> Iterator[tuple[Log, Block]]:
+def blocks_of(
+    element: LogPart, hide: tuple[str, ...] = events.HIDDEN
+) -> Iterator[tuple[Log, Block]]:
     """The blocks of a part, as they are read."""
     log, part = element
     rows = _COLUMNAR_ROWS if log.file.format == "parquet" else _TEXT_ROWS

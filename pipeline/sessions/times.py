@@ -7,6 +7,7 @@ ISO 8601, with a zone or without one, which means UTC.
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ _UNITS: tuple[tuple[float, TimeFormat], ...] = ((1e11, "s"), (1e14, "ms"), (1e17
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _NUMBER = r"^\s*[+-]?\d+(\.\d+)?\s*$"
 _WHOLE = r"^-?(\d{1,18}|[1-8]\d{18})$"  # every one of them fits into 64 bits
+_BEYOND = re.compile(r"(\.\d{6})\d+")
 _LARGEST = 2**62  # microseconds; as far as differences of two times can be told
 
 
@@ -166,7 +168,8 @@ def _parse_iso(text: str) -> int | None:
         except pa.ArrowInvalid:
             continue
     try:
-        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+        # Digits beyond the microsecond are cut off.
+        moment = datetime.datetime.fromisoformat(_BEYOND.sub(r"\1", text.replace("Z", "+00:00")))
     except ValueError:
         return None
     if moment.tzinfo is None:
