@@ -24,16 +24,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import itertools
 import json
-import os
-import platform
-import shutil
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from measuring import Run, describe_machine, take_turns, use_cores
 
 # What a log of scale 1 holds.
 SESSIONS, TOPICS, IMAGES_OF_TOPIC, SESSIONS_OF_USER = 2_000_000, 2_000, 100, 5
@@ -57,7 +51,7 @@ LOG_VERSION = 1  # in the file's name: a log of an older generator is not taken 
 MAX_EVENTS, MAX_IMAGES, MIN_SESSIONS, TOP_K = 500, 50, 2, 10
 
 CORES = 2
-SAMPLE_SECONDS = 0.05
+PACKAGES = ("apache-beam", "duckdb", "numpy", "pyarrow", "scipy")
 TOLERANCE = 1e-9  # relative difference of weights
 BEAM_SHARE = 0.1  # of the log; on the whole of it the textbook pipeline runs out of memory
 
@@ -420,85 +414,14 @@ class Measurement:
         return asdict(self) | {"events_per_second": self.events_per_second}
 
 
-def measure(command: Sequence[str], log: Path, out: Path) -> Measurement:
-    """Runs a command into a fresh folder; SystemExit with what it said where it fails."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    events = pq.read_metadata(log).num_rows
-    with (out / "said.txt").open("wb") as said:
-        began = time.monotonic()
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
-        status, cpu, peak = watch(process.pid)
-        wall = time.monotonic() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        words = (out / "said.txt").read_text(errors="replace")[-3000:]
-        raise SystemExit(f"{words}\n{' '.join(command)}\nfailed with {process.returncode}")
-    return Measurement(events, wall, cpu, peak)
-
-
-def watch(pid: int) -> tuple[int, float, float]:
-    """(wait status, CPU seconds, peak bytes) of a child and all it starts, once it has ended."""
-    peak = 0.0
-    while True:
-        ended, status, used = os.wait4(pid, os.WNOHANG)
-        if ended:
-            return status, used.ru_utime + used.ru_stime, peak
-        sizes = [memory_of(each) for each in process_tree(pid)]
-        # A single process's own peak is exact; that of a tree is what the samples see.
-        peak = max([peak, sum(now for now, _ in sizes), *(most for _, most in sizes)])
-        time.sleep(SAMPLE_SECONDS)
-
-
-def process_tree(pid: int) -> Iterator[int]:
-    """The process and its descendants."""
-    yield pid
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in read_proc(thread).split():
-            yield from process_tree(int(child))
-
-
-def memory_of(pid: int) -> tuple[int, int]:
-    """(resident bytes now, the most there have been); zeros where the process has ended."""
-    lines = read_proc(Path(f"/proc/{pid}/status")).splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    now, most = (fields.get(name, "0 kB").split()[0] for name in ("VmRSS", "VmHWM"))
-    return int(now) * 1024, int(most) * 1024
-
-
-def read_proc(path: Path) -> str:
-    """A file of /proc; empty where its process ended in between."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
 def measure_all(runs: Mapping[str, tuple[list[str], Path, Path]], repeat: int) -> dict[str, Any]:
-    """The median Measurement of each of {name: (command, log, out)}.
-
-    The runs take turns, so that what else the machine does meets all of them alike.
-    """
-    found: dict[str, list[Measurement]] = {name: [] for name in runs}
-    for turn, name in itertools.product(range(repeat), runs):
-        command, log, out = runs[name]
-        warm_up(log)
-        print(f"running {name} ({turn + 1} of {repeat})", file=sys.stderr)
-        found[name].append(measure(command, log, out))
-    return {name: median(measurements) for name, measurements in found.items()}
-
-
-def warm_up(log: Path) -> None:
-    """Reads the log once: none shall pay for a cold disk."""
-    with log.open("rb") as file:
-        while file.read(1 << 24):
-            pass
-
-
-def median(runs: Sequence[Measurement]) -> Measurement:
-    """The median of each figure."""
-    values = ((run.wall, run.cpu, run.peak) for run in runs)
-    return Measurement(runs[0].events, *map(statistics.median, zip(*values, strict=True)))
+    """The median Measurement of each of {name: (command, log, out)}."""
+    programs = {name: Run(command, out, [log]) for name, (command, log, out) in runs.items()}
+    events = {name: pq.read_metadata(log).num_rows for name, (_, log, _) in runs.items()}
+    return {
+        name: Measurement(events[name], used.wall, used.cpu, used.peak)
+        for name, used in take_turns(programs, repeat).items()
+    }
 
 
 # ---------------------------------------------------------------------------------------------
@@ -659,19 +582,6 @@ def print_ratios(ratios: Mapping[str, float]) -> None:
         print(f"{name:40}{ratio:8.2f}")
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    names = ("apache-beam", "duckdb", "numpy", "pyarrow", "scipy")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cores": CORES,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in names},
-    }
-
-
 def parse_arguments() -> argparse.Namespace:
     """The options, from the command line."""
     parser = argparse.ArgumentParser(
@@ -694,11 +604,12 @@ def main() -> None:
         name, log, out = arguments.run
         RUNS[name](log, out)
         return
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    use_cores(CORES)
     work = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     asked = (work, arguments.scale, arguments.seed, arguments.repeat)
-    found = {"machine": describe_machine(), "scale": arguments.scale, "repeat": arguments.repeat}
+    machine = {"date": datetime.date.today().isoformat(), **describe_machine(CORES, PACKAGES)}
+    found = {"machine": machine, "scale": arguments.scale, "repeat": arguments.repeat}
     found["competitors"] = run_competitors(*asked)
     if arguments.variants:
         found["variants"] = run_variants(*asked)

@@ -1,4 +1,6 @@
-"""A picture of search results: one row a query, its answers side by side, best first."""
+"""Pictures side by side: a contact sheet of search results, one row a query, best first; and the
+strip of a training example, the seed before its neighbours.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,11 @@ _TILE, _GAP, _LABEL = 96, 12, 240  # pixels: a picture's side, space around it, 
 _CAPTION = 16  # pixels below a picture
 _FRAME = 4
 _INK, _PAPER, _RIGHT, _WRONG = "#222222", "#ffffff", "#2e9e4f", "#d0d0d0"
+# Of a strip: a picture's side, space around it, and below it lines of words and a bar.
+_SIDE, _SPACE, _LINE, _BAR = 144, 16, 18, 4
+_NEIGHBORS_A_ROW = 8
+_SEED, _FAINT = "#2563c9", "#767676"
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -88,3 +95,65 @@ def _center(draw: ImageDraw.ImageDraw, text: str, width: int, middle: int, *, si
     draw.multiline_text(
         (width / 2, middle), "\n".join(lines), fill=_INK, font=font, anchor="mm", align="center"
     )
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture of a strip and the lines below it. strength: length of its bar, from 0 to 1."""
+
+    picture: Image.Image
+    title: str
+    words: str
+    label: str
+    strength: float
+
+
+def write_strip(path: str, seed: Tile, neighbors: Sequence[Tile]) -> None:
+    """Writes the seed, framed, and right of it the neighbours in order as one PNG."""
+    columns = min(len(neighbors), _NEIGHBORS_A_ROW)
+    rows = max(1, -(-len(neighbors) // _NEIGHBORS_A_ROW))
+    step, height = _SIDE + _SPACE, _SPACE + _SIDE + _BAR + 3 * _LINE + _SPACE
+    start = 2 * _SPACE + step  # a line between seed and neighbours has a space on either side
+    width = start + columns * step if neighbors else _SPACE + step
+    strip = Image.new("RGB", (width, rows * height), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    _draw_frame(draw, _SPACE, _SPACE)
+    _draw_tile(strip, draw, seed, _SPACE, _SPACE)
+    if neighbors:
+        middle = start - _SPACE
+        draw.line((middle, _SPACE, middle, rows * height - _SPACE), fill=_WRONG)
+    for number, tile in enumerate(neighbors):
+        row, column = divmod(number, _NEIGHBORS_A_ROW)
+        _draw_tile(strip, draw, tile, start + column * step, row * height + _SPACE)
+    strip.save(path, optimize=True)
+
+
+def _draw_frame(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    box = (left - _FRAME, top - _FRAME, left + _SIDE + _FRAME - 1, top + _SIDE + _FRAME - 1)
+    draw.rectangle(box, fill=_SEED)
+
+
+def _draw_tile(
+    strip: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int
+) -> None:
+    strip.paste(tile.picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (left, top))
+    if tile.strength > 0:
+        bar = (left, top + _SIDE + 2, left + max(1, round(tile.strength * _SIDE)) - 1)
+        draw.rectangle((bar[0], bar[1], bar[2], bar[1] + _BAR - 1), fill=_SEED)
+    below = top + _SIDE + _BAR + _LINE // 2 + 5
+    for number, (words, ink) in enumerate(
+        ((tile.title, _INK), (tile.words, _INK), (tile.label, _FAINT))
+    ):
+        font = ImageFont.load_default(13)
+        place = (left, below + number * _LINE)
+        draw.text(place, _cut(draw, words, font), fill=ink, font=font, anchor="lm")
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, font: _Font) -> str:
+    """The text, or as much of its beginning and its end, which tells ids apart, as fits."""
+    kept = len(text)
+    shown = text
+    while kept > 1 and draw.textlength(shown, font=font) > _SIDE:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown

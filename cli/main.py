@@ -18,6 +18,7 @@ import click
 from cli.commands.build_graph import build_graph
 from cli.commands.demo import demo
 from cli.commands.evaluate import evaluate
+from cli.commands.examples import examples
 from cli.commands.export import export
 from cli.commands.init import init
 from cli.commands.plan import plan
@@ -34,7 +35,7 @@ _ENDINGS = {
     signal.SIGHUP: "hung up",
 }
 
-COMMANDS = (build_graph, train, export, search, evaluate, sample, demo, init, plan)
+COMMANDS = (build_graph, train, export, search, evaluate, sample, demo, init, plan, examples)
 
 
 @click.group(

@@ -1,4 +1,6 @@
-"""`imgembed plan`: the figures of a graph that is not built yet, for people and for programs."""
+"""`imgembed plan`: the figures of a graph and of examples that are not made yet, for people and for
+programs.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,25 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli.settings import Config
-from pipeline import storage
+from pipeline import schema, storage
+from pipeline.artifacts import RunDir
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipeline.examples import plan as examples_plan
     from pipeline.graph.plan import Plan
 
 _CGROUP = "/sys/fs/cgroup"
@@ -35,29 +43,60 @@ _COUNTS = {
 }
 
 
+@dataclass(frozen=True)
+class Room:
+    """Bytes that this machine has free; None = nobody knows."""
+
+    memory: int | None
+    disk: int | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The plan of one stage. content: for programs; lines: for people; notes: what is to do."""
+
+    content: Mapping[str, Any]
+    lines: Sequence[str]
+    notes: Sequence[str] = ()
+
+
 def show_plan(config: Config, *, as_json: bool) -> None:
-    """Prints the plan of the graph that the configuration describes."""
-    if config.edges.path:
-        _show_edges(config, as_json=as_json)
-        return
-    if not config.sessions.path:
-        raise ConfigError("sessions.path: no session logs named; give --sessions PATH")
-    found = _plan(config)
-    memory = available_memory()
-    disk = available_disk(config.run_dir)
-    advice = advise(found, memory=memory, disk=disk, runner=config.runner.name)
+    """Prints the plan of what the configuration describes: the graph, the examples, or both."""
+    room = Room(available_memory(), available_disk(config.run_dir))
+    parts = dict(_parts(config, room))
+    if not parts:
+        raise ConfigError(
+            "sessions.path: no session logs named, and no catalog; give --sessions PATH, --images "
+            "PATH or both"
+        )
     if as_json:
         content = {
-            **dataclasses.asdict(found),
-            "available_memory_bytes": memory,
-            "available_disk_bytes": disk,
-            "advice": advice,
+            **{stage: part.content for stage, part in parts.items()},
+            "available_memory_bytes": room.memory,
+            "available_disk_bytes": room.disk,
+            "advice": [note for part in parts.values() for note in part.notes],
         }
         click.echo(json.dumps(content, indent=2))
         return
-    click.echo(_table(found, memory=memory, disk=disk))
-    for line in (*found.notes, *advice):
-        click.echo(f"  ! {line}")
+    for part in parts.values():
+        for line in (*part.lines, *(f"  ! {note}" for note in part.notes)):
+            click.echo(line)
+
+
+def _parts(config: Config, room: Room) -> Iterator[tuple[str, Part]]:
+    edges = None
+    if config.edges.path:
+        yield schema.GRAPH, _edge_list(config)
+    elif config.sessions.path:
+        found = _plan(config)
+        edges = found.counts["edges"]
+        advice = advise(found, memory=room.memory, disk=room.disk, runner=config.runner.name)
+        yield (
+            schema.GRAPH,
+            Part(dataclasses.asdict(found), _table(found, room), (*found.notes, *advice)),
+        )
+    if config.images.path:
+        yield schema.EXAMPLES, _examples(config, room, edges)
 
 
 def _plan(config: Config) -> Plan:
@@ -75,38 +114,48 @@ def _plan(config: Config) -> Plan:
     )
 
 
-def _show_edges(config: Config, *, as_json: bool) -> None:
+def _edge_list(config: Config) -> Part:
     from pipeline.graph.plan import plan_edges
 
     rows, size, exact = plan_edges(config.edges)
-    if as_json:
-        click.echo(json.dumps({"exact": exact, "rows": rows, "input_bytes": size}, indent=2))
-        return
     about = "" if exact else "about "
-    click.echo(f"a ready edge list of {about}{rows:,} rows, {say_bytes(size)}")
+    return Part(
+        {"exact": exact, "rows": rows, "input_bytes": size},
+        [f"a ready edge list of {about}{rows:,} rows, {say_bytes(size)}"],
+    )
 
 
-def _table(plan: Plan, *, memory: int | None, disk: int | None) -> str:
-    shown = Table(box=SIMPLE, show_header=False)
-    shown.add_column(no_wrap=True)
-    shown.add_column(justify="right", no_wrap=True)
-    shown.add_column(no_wrap=True)
+def _table(plan: Plan, room: Room) -> list[str]:
+    shown = _three_columns()
     say = "{:,}".format if plan.exact else say_about
     for name, title in _COUNTS.items():
         shown.add_row(title, say(plan.counts[name]))
     shown.add_section()
     parts = (f"{name} {say_bytes(size)}" for name, size in plan.output_bytes.items())
     shown.add_row("output", say_bytes(sum(plan.output_bytes.values())), ", ".join(parts))
-    shown.add_row("memory", say_bytes(plan.memory_bytes), _free(memory))
-    shown.add_row("disk while it runs", say_bytes(plan.disk_bytes), _free(disk))
-    shown.add_row("shards", f"{plan.shards:,}", f"{plan.threads:,} at a time")
+    _add_needs(shown, plan, room)
     shown.add_row("files of each output", f"{plan.files:,}")
     source = (
         f"all {plan.sampled_rows:,} rows were read: the counts are exact"
         if plan.exact
         else f"estimated from a sample of {plan.sampled_rows:,} rows"
     )
-    return "\n".join([f"build-graph, {source}", *_lines(shown)])
+    return [f"build-graph, {source}", *_lines(shown)]
+
+
+def _three_columns() -> Table:
+    """A title, a figure, and what there is to say of it."""
+    shown = Table(box=SIMPLE, show_header=False)
+    shown.add_column(no_wrap=True)
+    shown.add_column(justify="right", no_wrap=True)
+    shown.add_column(no_wrap=True)
+    return shown
+
+
+def _add_needs(shown: Table, plan: Plan | examples_plan.Plan, room: Room) -> None:
+    shown.add_row("memory", say_bytes(plan.memory_bytes), _free(room.memory))
+    shown.add_row("disk while it runs", say_bytes(plan.disk_bytes), _free(room.disk))
+    shown.add_row("shards", f"{plan.shards:,}", f"{plan.threads:,} at a time")
 
 
 def _lines(table: Table) -> Iterable[str]:
@@ -121,23 +170,132 @@ def _free(size: int | None) -> str:
 
 
 def advise(plan: Plan, *, memory: int | None, disk: int | None, runner: str) -> list[str]:
-    """What to do where this machine is too small; a cluster's is not asked for."""
-    if runner != "direct":
-        return []
+    """What to do where this machine is too small for a graph; a cluster's is not asked for."""
+    fewer = f"--workers 1 with --set runner.shards={4 * plan.shards}"
+    remedy = (
+        f"take {fewer}, build the graph in parts (--keep-counts, then --since), or run it on a "
+        "cluster (--runner dataflow)"
+    )
+    written = sum(plan.output_bytes.values())
+    return _advise(plan, written, remedy, Room(memory, disk)) if runner == "direct" else []
+
+
+def _advise(plan: Plan | examples_plan.Plan, written: int, remedy: str, room: Room) -> list[str]:
     lines = []
-    if memory is not None and plan.memory_bytes > memory:
-        fewer = f"--workers 1 with --set runner.shards={4 * plan.shards}"
+    if room.memory is not None and plan.memory_bytes > room.memory:
         lines.append(
-            f"needs about {say_bytes(plan.memory_bytes)} of memory, {say_bytes(memory)} are free: "
-            f"take {fewer}, build the graph in parts (--keep-counts, then --since), or run it on a "
-            "cluster (--runner dataflow)"
+            f"needs about {say_bytes(plan.memory_bytes)} of memory, {say_bytes(room.memory)} are "
+            f"free: {remedy}"
         )
-    if disk is not None and plan.disk_bytes + sum(plan.output_bytes.values()) > disk:
+    if room.disk is not None and plan.disk_bytes + written > room.disk:
         lines.append(
-            f"needs about {say_bytes(plan.disk_bytes)} of disk while it runs, {say_bytes(disk)} "
-            "are free: free some, or name a folder on another disk with --run-dir"
+            f"needs about {say_bytes(plan.disk_bytes)} of disk while it runs, "
+            f"{say_bytes(room.disk)} are free: free some, or name a folder on another disk with "
+            "--run-dir"
         )
     return lines
+
+
+# Examples -----------------------------------------------------------------------------------------
+
+
+def _examples(config: Config, room: Room, edges: int | None) -> Part:
+    """edges: of the graph that is planned with them."""
+    with _silenced():
+        from pipeline.examples.plan import plan_examples
+    from pipeline.runner import threads
+
+    found = plan_examples(
+        images=config.images,
+        examples=config.examples,
+        seed=config.seed,
+        graph=RunDir.open(config.run_dir).current(schema.GRAPH),
+        edges=edges,
+        shards=config.runner.shards,
+        threads=threads(config.runner),
+    )
+    advice = advise_examples(found, room) if config.runner.name == "direct" else []
+    notes = (*found.notes, *advice)
+    return Part(dataclasses.asdict(found), _examples_table(found, room), notes)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Without what TensorFlow has to say of the processor when it is loaded."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def _examples_table(plan: examples_plan.Plan, room: Room) -> list[str]:
+    say = "{:,}".format if plan.exact else say_about
+    shown = _three_columns()
+    shown.add_row("images", say(plan.images), _say_catalog(plan))
+    shown.add_row(
+        "neighbours of an image",
+        f"{plan.neighbors.mean:.1f}",
+        f"on average, {plan.most_neighbors} at most ({plan.neighbors.source})",
+    )
+    shown.add_row("an example", say_bytes(plan.example_bytes), _say_example(plan.most_neighbors))
+    shown.add_row(
+        "output",
+        say_bytes(plan.written_bytes),
+        f"{plan.written_bytes / (plan.images * plan.content_bytes):.1f} times the prepared catalog",
+    )
+    files = ", ".join(f"{number:,} {split}" for split, number in plan.files.items())
+    shown.add_row("files", f"{sum(plan.files.values()):,}", files)
+    shown.add_section()
+    _add_needs(shown, plan, room)
+    title = f"examples, estimated from {plan.sampled_images:,} images of the catalog"
+    return [title, *_lines(shown), *_lines(_layouts_table(plan))]
+
+
+def _say_catalog(plan: examples_plan.Plan) -> str:
+    each = say_bytes(plan.content_bytes)
+    if plan.feature_dim is not None:
+        return f"of {plan.feature_dim:,} features, {each} each"
+    return f"of {plan.image_size} × {plan.image_size} pixels, {each} each as {plan.encoding}"
+
+
+def _say_example(neighbors: int) -> str:
+    if not neighbors:
+        return "in the files; of one image"
+    return f"in the files; of K + 1 = {neighbors + 1} images at most, its own and K neighbours"
+
+
+def _layouts_table(plan: examples_plan.Plan) -> Table:
+    """Bytes of output by layout and encoding; what is configured in brackets."""
+    shown = Table(box=SIMPLE, show_header=plan.feature_dim is None)
+    shown.add_column("output by layout", no_wrap=True)
+    for encoding in plan.output_bytes[plan.layout]:
+        shown.add_column(encoding, justify="right", no_wrap=True)
+    for layout, sizes in plan.output_bytes.items():
+        cells = [
+            f"[{say_bytes(size)}]"
+            if (layout, encoding) == (plan.layout, plan.encoding)
+            else f"{say_bytes(size)} "
+            for encoding, size in sizes.items()
+        ]
+        shown.add_row(layout, *map(Text, cells))
+    return shown
+
+
+def advise_examples(plan: examples_plan.Plan, room: Room) -> list[str]:
+    """What to do where this machine is too small for the examples."""
+    remedy = (
+        f"take --workers 1 with --set runner.shards={4 * plan.shards}, or run it on a cluster "
+        "(--runner dataflow)"
+    )
+    return _advise(plan, plan.written_bytes, remedy, room)
+
+
+# This machine -------------------------------------------------------------------------------------
 
 
 def available_memory() -> int | None:

@@ -149,21 +149,21 @@ class Stages:
 
     def check_catalog(self) -> None:
         """Looks at the catalog's first rows; what is wrong is said before hours of work."""
-        from pipeline.examples import catalog
+        from pipeline.examples.catalog import find
 
-        catalog.inspect(self.config.images)
+        find.inspect(self.config.images)
 
     def examples(self) -> Version:
         """Catalog and graph to neighbour-augmented TFRecords."""
-        from pipeline.examples import catalog
+        from pipeline.examples.catalog import find
         from pipeline.examples.job import build_examples
-        from pipeline.runner import make_pipeline
+        from pipeline.runner import make_pipeline, threads
 
         config = self.config
         graph = self.run.require(schema.GRAPH)
         if not config.images.path:
             raise ConfigError("images.path: no catalog named; give --images PATH")
-        files = catalog.input_files(config.images)
+        files = find.input_files(config.images)
 
         def build(new: NewVersion) -> dict[str, Any]:
             return build_examples(
@@ -172,8 +172,9 @@ class Stages:
                 seed=config.seed,
                 graph=graph,
                 out=new,
-                shards=self._shards(files, config.images),
+                shards=config.runner.shards,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
+                threads=threads(config.runner),
             )
 
         return self._make(
@@ -211,12 +212,10 @@ class Stages:
             build=build,
         )
 
-    def _shards(self, files: Sequence[storage.FileInfo], images: ImagesConfig) -> int:
-        from pipeline.examples.catalog import prepared_bytes
+    def _shards(self, files: Sequence[storage.FileInfo]) -> int:
         from pipeline.writing import shard_count
 
-        size = prepared_bytes(files, images.image_size)
-        return shard_count(self.config.runner.shards, size)
+        return shard_count(self.config.runner.shards, sum(info.size for info in files))
 
     def catalog(self) -> ImagesConfig:
         """The catalog to embed: the configured one, else the one of the training examples."""
@@ -230,14 +229,14 @@ class Stages:
     def export(self) -> Version:
         """Catalog and model to embeddings."""
         from pipeline.embeddings.job import export_embeddings
-        from pipeline.examples import catalog
-        from pipeline.runner import make_pipeline
+        from pipeline.examples.catalog import find
+        from pipeline.runner import make_pipeline, threads
 
         config = self.config
         model = self.run.require(schema.MODEL)
         graph = self.run.current(schema.GRAPH)
         images = self.catalog()
-        files = catalog.input_files(images)
+        files = find.input_files(images)
 
         def build(new: NewVersion) -> dict[str, Any]:
             return export_embeddings(
@@ -246,8 +245,9 @@ class Stages:
                 model=model,
                 graph=graph,
                 out=new,
-                shards=self._shards(files, images),
+                shards=self._shards(files),
                 make_pipeline=functools.partial(make_pipeline, config.runner),
+                threads=threads(config.runner),
             )
 
         return self._make(

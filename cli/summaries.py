@@ -111,9 +111,15 @@ def _embeddings(version: Version) -> str:
 def _examples(version: Version) -> str:
     manifest = version.manifest
     splits = ", ".join(f"{of['records']:,} {name}" for name, of in manifest["splits"].items())
-    share = manifest["counts"]["images"]["share_with_neighbors"]
     classes = len(manifest["classes"])
-    return f"{splits}; {share:.0%} have neighbours; {classes:,} classes{_rejected(manifest)}"
+    lines = [f"{splits}; {classes:,} classes{_rejected(manifest)}"]
+    if manifest["neighbors"]:
+        images = manifest["counts"]["images"]
+        shares = "".join(
+            f"; {name} {figures['share']:.0%}" for name, figures in images["by_popularity"].items()
+        )
+        lines.append(f"{images['share_with_neighbors']:.0%} of the images have neighbours{shares}")
+    return "\n  ".join(lines)
 
 
 def _rejected(manifest: Mapping[str, Any]) -> str:

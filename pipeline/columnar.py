@@ -79,10 +79,9 @@ class Parcel:
         self._content = content
 
     def table(self) -> pa.Table:
-        """The table."""
+        """The table; one that lies in a file is mapped into memory, and read where it is used."""
         if isinstance(self._content, str):
-            with pa.OSFile(self._content, "rb") as file:
-                return pa.ipc.open_stream(file).read_all()
+            return pa.ipc.open_stream(pa.memory_map(self._content)).read_all()
         return self._content
 
     def spilled(self) -> str | None:

@@ -123,12 +123,24 @@ class PrivacyConfig(Section):
 class ImagesConfig(Section):
     """The catalog: where the images are and what its columns are called."""
 
-    path: str | None = Field(None, description="folder of pictures, or a table of images")
-    format: Literal["auto", "folder", "jsonl", "csv", "tsv", "parquet"] = Field(
-        "auto", description="auto takes it from the path"
+    path: str | None = Field(
+        None, description="folder or zip archive of pictures, or a table of images"
     )
+    format: Literal[
+        "auto", "folder", "zip", "jsonl", "csv", "tsv", "parquet", "avro", "tfrecord"
+    ] = Field("auto", description="auto takes it from the path")
     columns: dict[str, str] = Field(
         default_factory=dict, description="our column name: the catalog's column name"
+    )
+    root: str | None = Field(
+        None, description="folder or zip archive that uris start from; null = the table's folder"
+    )
+    ids: Literal["name", "path"] = Field(
+        "name", description="of a picture: its file's name, or its path; without the extension"
+    )
+    folders: list[Literal["label", "split", "group"] | None] = Field(
+        default_factory=list,
+        description="what the folders around a picture say, the nearest last, such as [label]",
     )
     image_size: Annotated[int, Field(ge=8, le=1024)] = Field(
         64, description="pixels; pictures are resized to a square of this side"
@@ -136,13 +148,16 @@ class ImagesConfig(Section):
     max_pixels: Count = Field(
         50_000_000, description="pixels; a picture with more is rejected unread"
     )
+    max_seconds: float = Field(
+        20.0, gt=0, description="seconds; a picture that takes longer to decode is rejected"
+    )
     max_rejected_fraction: Share = Field(
         0.1, description="the stage fails when a larger share of the catalog cannot be read"
     )
 
 
 class SplitConfig(Section):
-    """Shares of the catalog's images, drawn by hash of the image id."""
+    """Shares of the catalog's images, drawn by hash of the image id, or of its group."""
 
     train: Share = 0.8
     validation: Share = 0.1
@@ -169,8 +184,25 @@ class ExamplesConfig(Section):
     )
     captions: bool = Field(True, description="learn from the catalog's texts as from queries")
     split: SplitConfig = Field(default_factory=SplitConfig)
+    neighbor_weights: Literal["graph", "strongest"] = Field(
+        "graph", description="as in the graph, or divided by the strongest of the image"
+    )
+    min_label_count: Count = Field(1, description="labels of fewer training images are left out")
     max_tokens: Count = Field(50_000, description="words in the vocabulary, the most frequent")
+    min_token_count: Count = Field(1, description="words that are rarer are left out of it")
     token_buckets: Count = Field(1_000, description="hash buckets for all other words")
+    subword_length: Annotated[int, Field(ge=0, le=6)] = Field(
+        3, description="letters of the pieces that words are also cut into; 0 = none"
+    )
+    layout: Literal["nsl", "compact"] = Field(
+        "nsl", description="one feature a neighbour, or one for all neighbours"
+    )
+    image_encoding: Literal["jpeg", "png", "raw"] = Field(
+        "png", description="of the pictures; jpeg is small, raw is read fastest"
+    )
+    readers: Count = Field(
+        1, description="machines that read the training files at a time; each has two at least"
+    )
     compression: Literal["gzip", "none"] = Field("gzip", description="of the TFRecord files")
 
 

@@ -97,8 +97,7 @@ class _Work(beam.DoFn):
     def finish_bundle(self) -> Iterator[beam.pvalue.TaggedOutput]:
         while self._pending:
             for output in self._tagged(self._pending.popleft().result()):
-                value = WindowedValue(output.value, MIN_TIMESTAMP, (GlobalWindow(),))
-                yield beam.pvalue.TaggedOutput(output.tag, value)
+                yield beam.pvalue.TaggedOutput(output.tag, in_global_window(output.value))
 
     def teardown(self) -> None:
         """Ends only when the threads have: nobody may write into a folder that is removed."""
@@ -120,3 +119,8 @@ class _Work(beam.DoFn):
             Metrics.counter(self._namespace, name).inc(int(amount))
         for tag, value in outcome.outputs:
             yield beam.pvalue.TaggedOutput(tag, value)
+
+
+def in_global_window(value: Any) -> WindowedValue:
+    """What a step's `finish_bundle` gives: a value, and the one window that a batch job has."""
+    return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
@@ -35,6 +36,7 @@ SAVED_MODEL_FOLDER = "saved_model"
 TENSORBOARD_FOLDER = "tensorboard"
 HISTORY_FILE = "history.json"
 METRICS_FILE = "metrics.json"
+EXAMPLE_SCHEMA_FILE = "schema.pbtxt"  # of the examples, a TensorFlow Metadata schema
 
 # Prefixes of sharded files: `<prefix>-00000-of-00004.parquet`.
 EDGES = "edges"
@@ -137,9 +139,14 @@ def shard_name(prefix: str, shard: int, shards: int, extension: str) -> str:
     return f"{prefix}-{shard:05d}-of-{shards:05d}.{extension}"
 
 
-# Features of a neighbour-augmented tf.train.Example: the layout of neural-structured-learning.
+# Examples: a tf.train.Example a seed image, with its neighbours. In the layout `nsl`, that of
+# neural-structured-learning, neighbour i has features of its own, `NL_nbr_<i>_<name>`; in `compact`
+# one feature `nbr_<name>` holds those of all neighbours, one after the other.
+Layout = Literal["nsl", "compact"]
+ImageEncoding = Literal["jpeg", "png", "raw"]
 NEIGHBOR_PREFIX = "NL_nbr_"
 WEIGHT_SUFFIX = "_weight"
+COMPACT_PREFIX = "nbr_"
 NO_LABEL = -1
 
 
@@ -147,8 +154,8 @@ NO_LABEL = -1
 class Feature:
     """One feature of an example.
 
-    shape: () one value; (n,) exactly n values; (None,) any number of values.
-    default: what a reader puts where the example lacks a feature of shape ().
+    shape: () one value; (n,) exactly n values; (None,) any number of values; (None, n) any number
+    of rows of n values. default: what a reader puts where an example lacks a feature of shape ().
     """
 
     name: str
@@ -158,10 +165,14 @@ class Feature:
 
 
 IMAGE_ID = Feature("image_id", "bytes", (), b"")
-IMAGE = Feature("image", "bytes", (), b"")  # a PNG or JPEG of image_size x image_size, RGB
-LABEL = Feature("label", "int64", (), NO_LABEL)
+# A picture of image_size x image_size, RGB: a JPEG, a PNG, or its bytes row by row ("raw").
+IMAGE = Feature("image", "bytes", (), b"")
+LABEL = Feature("label", "int64", (), NO_LABEL)  # of several the first
 # The label of a seed outside the training split: in validation and test files only.
 HELDOUT_LABEL = Feature("heldout_label", "int64", (), NO_LABEL)
+# All labels, where any image of the catalog has more than one; else there is no such feature.
+LABELS = Feature("labels", "int64", (None,))
+HELDOUT_LABELS = Feature("heldout_labels", "int64", (None,))
 TEXT = Feature("text", "bytes", (None,))  # captions and published queries of the seed
 TEXT_WEIGHT = Feature("text_weight", "float32", (None,))  # > 0, one for each text
 NUM_NEIGHBORS = Feature("NL_num_nbrs", "int64", (), 0)
@@ -169,6 +180,9 @@ NUM_NEIGHBORS = Feature("NL_num_nbrs", "int64", (), 0)
 GRAPH_SENDERS = Feature("graph_senders", "int64", (None,))
 GRAPH_RECEIVERS = Feature("graph_receivers", "int64", (None,))
 GRAPH_WEIGHTS = Feature("graph_weights", "float32", (None,))
+# Of the layout `compact`: how many of `nbr_labels` are of each neighbour.
+COMPACT_LABEL_COUNTS = Feature(COMPACT_PREFIX + "num_labels", "int64", (None,))
+COMPACT_WEIGHTS = Feature(COMPACT_PREFIX + "weight", "float32", (None,))
 
 
 def features_feature(dim: int) -> Feature:
@@ -191,20 +205,53 @@ def content_feature(feature_dim: int | None) -> Feature:
     return IMAGE if feature_dim is None else features_feature(feature_dim)
 
 
-def node_features(feature_dim: int | None) -> tuple[Feature, ...]:
-    """What a node has, seed or neighbour."""
-    return (IMAGE_ID, content_feature(feature_dim), LABEL)
+@dataclass(frozen=True)
+class ExampleSpec:
+    """What the examples of a version look like: all that a reader or writer of them must know.
 
+    neighbors: the most that an example holds. feature_dim: None for pictures. image_encoding: None
+    for ready features.
+    """
 
-def example_features(*, neighbors: int, feature_dim: int | None) -> Iterator[Feature]:
-    """Every feature of an example with up to `neighbors` neighbours, in the order written."""
-    yield from node_features(feature_dim)
-    yield from (HELDOUT_LABEL, TEXT, TEXT_WEIGHT, NUM_NEIGHBORS)
-    for index in range(neighbors):
-        yield neighbor_weight(index)
-        for part in node_features(feature_dim):
-            yield Feature(neighbor_feature(index, part.name), part.dtype, part.shape, part.default)
-    yield from (GRAPH_SENDERS, GRAPH_RECEIVERS, GRAPH_WEIGHTS)
+    neighbors: int
+    feature_dim: int | None = None
+    image_encoding: ImageEncoding | None = "png"
+    layout: Layout = "nsl"
+    multi_label: bool = False
+
+    def node_features(self) -> tuple[Feature, ...]:
+        """What a node has, seed or neighbour."""
+        labels = (LABEL, LABELS) if self.multi_label else (LABEL,)
+        return (IMAGE_ID, content_feature(self.feature_dim), *labels)
+
+    def features(self) -> Iterator[Feature]:
+        """Every feature of an example."""
+        yield from self.node_features()
+        yield from (HELDOUT_LABEL, HELDOUT_LABELS) if self.multi_label else (HELDOUT_LABEL,)
+        yield from (TEXT, TEXT_WEIGHT)
+        if self.neighbors:
+            yield NUM_NEIGHBORS
+            yield from self._nsl() if self.layout == "nsl" else self._compact()
+            yield from (GRAPH_SENDERS, GRAPH_RECEIVERS, GRAPH_WEIGHTS)
+
+    def _nsl(self) -> Iterator[Feature]:
+        for index in range(self.neighbors):
+            yield neighbor_weight(index)
+            for part in self.node_features():
+                name = neighbor_feature(index, part.name)
+                yield Feature(name, part.dtype, part.shape, part.default)
+
+    def _compact(self) -> Iterator[Feature]:
+        yield COMPACT_WEIGHTS
+        for part in self.node_features():
+            name = COMPACT_PREFIX + part.name
+            if part == IMAGE and self.image_encoding == "raw":
+                yield Feature(name, part.dtype, (), b"")  # the pictures one after the other
+            else:
+                size = part.shape if part.shape != (None,) else ()
+                yield Feature(name, part.dtype, (None, *size))
+        if self.multi_label:
+            yield COMPACT_LABEL_COUNTS
 
 
 # Signatures of the SavedModel: name = the one input's name; outputs below.
@@ -215,11 +262,16 @@ EMBEDDING_OUTPUT = "embedding"  # float32 [batch, dim], unit norm
 PROBABILITIES_OUTPUT = "probabilities"  # float32 [batch, classes]; images and features only
 
 # Inputs of the tf.Transform graph in `examples/<version>/transform`.
-TRANSFORM_LABEL = "label"  # string, one or none a row
+TRANSFORM_LABEL = "label"  # string, any number a row
 TRANSFORM_TEXT = "text"  # string, any number a row
 TRANSFORM_FEATURES = "features"  # float32 [feature_dim]; only for catalogs of ready features
+# Of a picture's pixels, from 0 to 255: their sum and that of their squares, for red, green, blue.
+TRANSFORM_CHANNEL_SUMS = "channel_sums"  # int64 [3]; only for catalogs of pictures
+TRANSFORM_CHANNEL_SQUARES = "channel_squares"  # int64 [3]
 # Outputs.
-TRANSFORMED_LABEL = "label"  # int64, index in the label vocabulary; -1 = none
+TRANSFORMED_LABEL = "label"  # int64, indices in the label vocabulary, one row of all labels
 TRANSFORMED_TOKENS = "tokens"  # int64, one row of all texts' tokens, ids from 0
+TRANSFORMED_CHANNEL_MEANS = "channel_means"  # float32 [3], of all pictures, on the scale 0 to 255
+TRANSFORMED_CHANNEL_DEVIATIONS = "channel_deviations"  # float32 [3], at least 1
 LABEL_VOCABULARY = "labels"
 TOKEN_VOCABULARY = "tokens"

@@ -4,6 +4,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,18 @@ TOKEN_BUCKETS = 4
 Values = dict[str, Any]
 
 
-def picture(index: int) -> bytes:
-    """The PNG of image `index`: its colour with noise."""
+def pixels(index: int) -> np.ndarray:
+    """Image `index`, [SIDE, SIDE, 3] uint8: its colour with noise."""
     colour = np.array(COLOURS[colour_of(index)])
     noise = np.random.default_rng(index).integers(-25, 26, (SIDE, SIDE, 3))
-    return tf.io.encode_png(np.clip(colour + noise, 0, 255).astype(np.uint8)).numpy()
+    return np.clip(colour + noise, 0, 255).astype(np.uint8)
+
+
+def picture(index: int, encoding: str = "png") -> bytes:
+    """Image `index` as an example holds it."""
+    if encoding == "raw":
+        return pixels(index).tobytes()
+    return {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[encoding](pixels(index)).numpy()
 
 
 def raw_features(index: int) -> np.ndarray:
@@ -55,6 +63,14 @@ def is_labelled(index: int) -> bool:
     return index % 2 == 0
 
 
+def labels_of(index: int, *, multi_label: bool) -> list[str]:
+    """The colour of every second image; where there may be several labels, some have the next."""
+    colours = list(COLOURS)
+    return [colours[(index + i) % 3] for i in range(1 + (multi_label and index % 4 == 0))] * (
+        is_labelled(index)
+    )
+
+
 def neighbors_of(index: int) -> list[tuple[int, float]]:
     """Images of the same colour, 0 to NEIGHBORS of them, the strongest first."""
     total = sum(RECORDS.values())
@@ -69,75 +85,129 @@ def texts_of(index: int) -> list[tuple[str, float]]:
     return [(colour, 3.0), (f"Plain {colour}!", 1.0)][: 1 + index % 2]
 
 
+@dataclass(frozen=True)
+class Form:
+    """What the examples look like: of pictures or of features, and how they are written."""
+
+    features: bool = False
+    layout: schema.Layout = "nsl"
+    encoding: schema.ImageEncoding = "png"
+    multi_label: bool = False
+    neighbors: int = NEIGHBORS
+
+
 def write_examples(
     folder: Path,
+    form: Form = Form(),
     *,
-    features: bool = False,
     change: Callable[[int, Values], Values] = lambda _, values: values,
+    files: int = 1,
     **manifest: Any,
 ) -> Version:
     """Writes all splits; `change` may alter the values of image `index` before they are written."""
     version = folder / "v0001"
     version.mkdir(parents=True)
-    shutil.copytree(_transform(features), version / schema.TRANSFORM_FOLDER)
+    made = make_transform(form.features, form.multi_label)
+    shutil.copytree(made, version / schema.TRANSFORM_FOLDER)
     for split in schema.SPLITS:
-        path = version / schema.shard_name(split, 0, 1, "tfrecord.gz")
-        with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
-            for index in range(sum(RECORDS.values())):
-                if split_of(index) == split:
-                    writer.write(_serialize(change(index, _values(index, features))))
-    return Version(schema.EXAMPLES, "v0001", str(version), _manifest(features) | manifest)
+        indices = [index for index in range(sum(RECORDS.values())) if split_of(index) == split]
+        for file, part in enumerate(np.array_split(indices, files)):
+            path = version / schema.shard_name(split, file, files, "tfrecord.gz")
+            with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+                for index in part.tolist():
+                    writer.write(_serialize(change(index, _values(index, form))))
+    return Version(schema.EXAMPLES, "v0001", str(version), _manifest(form, files) | manifest)
 
 
-def _manifest(features: bool) -> dict[str, Any]:
+def _manifest(form: Form, files: int) -> dict[str, Any]:
+    tokens = transform.vocabulary(
+        make_transform(form.features, form.multi_label), schema.TOKEN_VOCABULARY
+    )
     return {
-        "content": schema.FEATURES_SIGNATURE if features else schema.IMAGE_SIGNATURE,
-        "feature_dim": FEATURE_DIM if features else None,
-        "image_size": None if features else SIDE,
-        "neighbors": NEIGHBORS,
-        "splits": {split: {"records": n, "shards": 1} for split, n in RECORDS.items()},
+        "content": schema.FEATURES_SIGNATURE if form.features else schema.IMAGE_SIGNATURE,
+        "feature_dim": FEATURE_DIM if form.features else None,
+        "image_size": None if form.features else SIDE,
+        "image_encoding": None if form.features else form.encoding,
+        "layout": form.layout,
+        "multi_label": form.multi_label,
+        "neighbors": form.neighbors,
+        "splits": {split: {"records": n, "files": files} for split, n in RECORDS.items()},
         "classes": CLASSES,
         "compression": "gzip",
-        "token_ids": 4 + TOKEN_BUCKETS,  # red, green, blue, plain
+        "token_ids": len(tokens) + TOKEN_BUCKETS,
         "texts": dict.fromkeys(schema.SPLITS, 20),
         "labelled": {"train": 21, "validation": 0, "test": 0},
         "counts": {"images": {"with_neighbors": 48}},
     }
 
 
-def _values(index: int, features: bool) -> Values:
-    split = split_of(index)
-    values = _node(index, features)
-    if split != "train":
-        values[schema.HELDOUT_LABEL.name] = _class(index)
+def _values(index: int, form: Form) -> Values:
+    values = _node(index, form)
+    if split_of(index) != "train":
+        values |= _labels(index, form, "heldout_label", "heldout_labels")
     if texts_of(index):
         texts, weights = zip(*texts_of(index), strict=True)
-        values |= {schema.TEXT.name: texts, schema.TEXT_WEIGHT.name: weights}
+        values |= {"text": texts, "text_weight": weights}
+    if not form.neighbors:
+        return values
     found = neighbors_of(index)
-    values[schema.NUM_NEIGHBORS.name] = len(found)
+    values["NL_num_nbrs"] = len(found)
+    return values | (_nsl(found, form) if form.layout == "nsl" else _compact(found, form))
+
+
+def _nsl(found: list[tuple[int, float]], form: Form) -> Values:
+    values = {f"NL_nbr_{slot}_weight": 0.0 for slot in range(form.neighbors)}
     for slot, (other, weight) in enumerate(found):
-        values[schema.neighbor_weight(slot).name] = weight
-        for name, value in _node(other, features).items():
-            values[schema.neighbor_feature(slot, name)] = value
+        values[f"NL_nbr_{slot}_weight"] = weight
+        for name, value in _node(other, form).items():
+            values[f"NL_nbr_{slot}_{name}"] = value
     return values
 
 
-def _node(index: int, features: bool) -> Values:
-    label = _class(index) if split_of(index) == "train" else schema.NO_LABEL
-    node = {schema.IMAGE_ID.name: f"img-{index}".encode(), schema.LABEL.name: label}
-    if features:
+def _compact(found: list[tuple[int, float]], form: Form) -> Values:
+    nodes = [_node(other, form) for other, _ in found]
+    values: Values = {"nbr_weight": [weight for _, weight in found]}
+    for name in nodes[0] if nodes else ():
+        parts = [node[name] for node in nodes]
+        if name == "features":
+            values["nbr_features"] = np.concatenate(parts)
+        elif name == "labels":
+            values["nbr_labels"] = [label for part in parts for label in part]
+            values["nbr_num_labels"] = [len(part) for part in parts]
+        elif name == "image" and form.encoding == "raw":
+            values["nbr_image"] = b"".join(parts)
+        else:
+            values[f"nbr_{name}"] = parts
+    return values
+
+
+def _node(index: int, form: Form) -> Values:
+    node: Values = {"image_id": f"img-{index}".encode(), "label": schema.NO_LABEL}
+    if form.multi_label:
+        node["labels"] = []
+    if split_of(index) == "train":
+        node |= _labels(index, form, "label", "labels")
+    if form.features:
         return {**node, "features": raw_features(index)}  # not scaled: the tests do not mind
-    return {**node, schema.IMAGE.name: picture(index)}
+    return {**node, "image": picture(index, form.encoding)}
 
 
-def _class(index: int) -> int:
-    return CLASSES.index(colour_of(index)) if is_labelled(index) else schema.NO_LABEL
+def _labels(index: int, form: Form, first: str, several: str) -> Values:
+    classes = classes_of(index, multi_label=form.multi_label)
+    values: Values = {first: classes[0] if classes else schema.NO_LABEL}
+    return {**values, several: classes} if form.multi_label else values
+
+
+def classes_of(index: int, *, multi_label: bool) -> list[int]:
+    return [CLASSES.index(label) for label in labels_of(index, multi_label=multi_label)]
 
 
 def _serialize(values: Values) -> bytes:
     example = tf.train.Example()
     for name, value in values.items():
         items = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
+        if not len(items):
+            continue
         target = example.features.feature[name]
         if isinstance(items[0], (str, bytes)):
             encoded = [item.encode() if isinstance(item, str) else item for item in items]
@@ -149,36 +219,41 @@ def _serialize(values: Values) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def _rows(features: bool) -> Iterator[dict[str, Any]]:
+def catalog_rows(features: bool, multi_label: bool) -> Iterator[dict[str, Any]]:
+    """The training images as the transform analyzes them."""
     for index in range(RECORDS["train"]):
-        row = {
-            "label": colour_of(index) if is_labelled(index) else None,
+        shown = pixels(index).reshape(-1, 3).astype(np.int64)
+        yield {
+            "label": labels_of(index, multi_label=multi_label) or None,
             "text": [text for text, _ in texts_of(index)],
             "split": "train",
+            "features": raw_features(index).tolist() if features else None,
+            "channel_sums": None if features else shown.sum(axis=0).tolist(),
+            "channel_squares": None if features else (shown**2).sum(axis=0).tolist(),
         }
-        yield {**row, "features": raw_features(index).tolist()} if features else row
 
 
 @cache
-def _transform(features: bool) -> str:
+def make_transform(features: bool, multi_label: bool = False) -> str:
     """The folder of the transform of all these examples, made once."""
     folder = str(Path(tempfile.mkdtemp()) / schema.TRANSFORM_FOLDER)
     atexit.register(shutil.rmtree, Path(folder).parent)
-    columns = [
-        ("label", pa.string()),
-        ("text", pa.list_(pa.string())),
-        ("split", pa.string()),
-        ("features", pa.list_(pa.float32())),
-    ]
-    table = pa.Table.from_pylist(list(_rows(features)), pa.schema(columns[: 3 + features]))
+    settings = transform.TransformSettings(
+        max_tokens=100,
+        min_token_count=1,
+        token_buckets=TOKEN_BUCKETS,
+        min_label_count=1,
+        subword_length=3,
+        feature_dim=FEATURE_DIM if features else None,
+        image_pixels=SIDE * SIDE,
+    )
+    rows = list(catalog_rows(features, multi_label))
+    table = pa.Table.from_pylist(rows, transform.INPUT_SCHEMA)
     with (
         beam.Pipeline(runner=fn_api_runner.FnApiRunner()) as root,
         tft_beam.Context(temp_dir=f"{folder}-work"),
     ):
         images = root | "Images" >> beam.Create([table])
-        _ = images | "WriteTransform" >> transform.WriteTransform(
-            folder,
-            transform.Preprocess(max_tokens=100, token_buckets=TOKEN_BUCKETS),
-            FEATURE_DIM if features else None,
-        )
+        preprocess = transform.Preprocess(settings)
+        _ = images | "WriteTransform" >> transform.WriteTransform(folder, preprocess)
     return folder

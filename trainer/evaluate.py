@@ -345,21 +345,27 @@ def _text_to_image(
 def label_accuracy(
     vectors: np.ndarray, content: inputs.Content, *, config: EvaluationConfig, seed: int
 ) -> dict[str, Any]:
-    """Labels of the test split, guessed from the nearest labelled images of the training split."""
-    asked = np.flatnonzero(content.test_label != schema.NO_LABEL)
-    labelled = np.flatnonzero(content.train_label != schema.NO_LABEL)
+    """Labels of the test split, guessed from the nearest labelled images of the training split.
+
+    A guess is right when it is among the image's labels.
+    """
+    asked = np.flatnonzero((content.test_labels != schema.NO_LABEL).any(axis=1))
+    labelled = np.flatnonzero((content.train_labels != schema.NO_LABEL).any(axis=1))
     found: dict[str, Any] = {"queries": len(asked), "neighbors": len(labelled), "methods": {}}
     if len(asked) == 0 or len(labelled) == 0:
         return found
-    known = content.train_label[labelled]
+    known = content.train_labels[labelled]
     guesses = {
         name: metrics.knn_labels(of[asked], of[labelled], known, k=LABEL_NEIGHBORS)
         for name, of in ((TRAINED, vectors), (RAW, content.raw))
     }
-    guesses[MOST_FREQUENT] = np.full(len(asked), np.bincount(known).argmax())
+    most_frequent = np.bincount(known[known != schema.NO_LABEL]).argmax()
+    guesses[MOST_FREQUENT] = np.full(len(asked), most_frequent)
     for name, guess in guesses.items():
-        right = (guess == content.test_label[asked]).astype(np.float64)[:, None]
-        estimate = metrics.bootstrap(right, resamples=config.bootstrap, seed=seed)
+        right = (guess[:, None] == content.test_labels[asked]).any(axis=1, keepdims=True)
+        estimate = metrics.bootstrap(
+            right.astype(np.float64), resamples=config.bootstrap, seed=seed
+        )
         found["methods"][name] = _figures([ACCURACY], estimate, intervals=config.bootstrap > 0)
     return found
 

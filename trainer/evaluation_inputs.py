@@ -6,8 +6,10 @@ else with image ids replaced by their row in the corpus, -1 for an image that ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from pipeline.errors import ImgembedError
 
 RAW_SIDE = 16  # pixels; pictures are shrunk to a square of this side
 NO_ROW = -1
-_READ_BATCH = 256
+_READ_BATCH, _READ_VALUES = 256, 1 << 24  # examples, and pixels times channels, at once
 _TEXT_BATCH = 256
 
 
@@ -185,20 +187,20 @@ class Content:
     """What the examples say of the images of the corpus.
 
     raw: [n, features] float32, centred and of unit norm; 0 for an image without an example.
-    train_label, test_label: [n] int64, NO_LABEL where there is none in that split.
+    train_labels, test_labels: [n, labels] int64, of images of that split, filled up with NO_LABEL.
     found: images of the corpus that have an example.
     """
 
     raw: np.ndarray
-    train_label: np.ndarray
-    test_label: np.ndarray
+    train_labels: np.ndarray
+    test_labels: np.ndarray
     found: int
 
 
 def read_content(examples: Version, corpus: Corpus) -> Content:
     """Raw features and labels of the corpus, from the examples of all splits."""
     raw: np.ndarray | None = None
-    labels = {split: np.full(len(corpus), schema.NO_LABEL) for split in schema.SPLITS}
+    labels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {s: [] for s in schema.SPLITS}
     present = np.zeros(len(corpus), bool)
     for split, batch in _batches(examples):
         rows = corpus.rows_of(pa.array(batch["image_id"], pa.binary()).cast(pa.string()))
@@ -206,15 +208,24 @@ def read_content(examples: Version, corpus: Corpus) -> Content:
         if raw is None:
             raw = np.zeros((len(corpus), batch["raw"].shape[1]), np.float32)
         raw[rows[known]] = batch["raw"][known]
-        labels[split][rows[known]] = batch["label"][known]
+        labels[split].append((rows[known], batch["labels"][known]))
         present[rows[known]] = True
     if raw is None:
         raise ImgembedError(
             f"examples {examples.path}: hold no example; make them anew with: "
             f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}"
         )
-    train, _, test = (labels[split] for split in schema.SPLITS)
+    train, _, test = (_label_rows(labels[split], len(corpus)) for split in schema.SPLITS)
     return Content(_centred(raw, present), train, test, int(present.sum()))
+
+
+def _label_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], images: int) -> np.ndarray:
+    """[images, labels] of (rows, their labels) of some images."""
+    width = max((labels.shape[1] for _, labels in parts), default=0)
+    found = np.full((images, width), schema.NO_LABEL)
+    for rows, labels in parts:
+        found[rows, : labels.shape[1]] = labels
+    return found
 
 
 def _centred(raw: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -226,54 +237,43 @@ def _centred(raw: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def _batches(examples: Version) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """(split, {image_id, raw, label}) of many examples each; labels are those of the split."""
+    """(split, {image_id, raw, labels}) of many examples each; labels are those of the split."""
     import tensorflow as tf
 
-    feature_dim = examples.manifest["feature_dim"]
-    compression = {"gzip": "GZIP", "none": ""}[examples.manifest["compression"]]
-    content = schema.content_feature(feature_dim)
-    spec = _parse_spec((schema.IMAGE_ID, content, schema.LABEL, schema.HELDOUT_LABEL))
+    from trainer import parsing
+    from trainer.example_files import ExampleFiles
 
-    def parse(serialized: Any) -> dict[str, Any]:
-        parsed = tf.io.parse_example(serialized, spec)
-        values = parsed[content.name]
-        raw = _shrunk(values) if feature_dim is None else values
+    files = ExampleFiles.open(examples)
+    multi, content = files.spec.multi_label, schema.content_feature(files.spec.feature_dim)
+    of_training, held_out = (
+        (schema.LABELS, schema.HELDOUT_LABELS) if multi else (schema.LABEL, schema.HELDOUT_LABEL)
+    )
+
+    def parse(serialized: Any, labels: schema.Feature) -> dict[str, Any]:
+        parsed = parsing.parse(serialized, (schema.IMAGE_ID, content, labels))
+        values, found = parsing.decode(parsed[content.name], files), parsed[labels.name]
         return {
             "image_id": parsed[schema.IMAGE_ID.name],
-            "raw": raw,
-            "label": parsed[schema.LABEL.name],
-            "heldout": parsed[schema.HELDOUT_LABEL.name],
+            "raw": _shrunk(values) if files.spec.feature_dim is None else values,
+            "labels": found.to_tensor(schema.NO_LABEL) if multi else found[:, None],
         }
 
+    rows = min(_READ_BATCH, max(1, _READ_VALUES // math.prod(files.content_shape)))
     for split in schema.SPLITS:
-        if paths := examples.shards(split):
-            records = tf.data.TFRecordDataset(paths, compression_type=compression)
-            for batch in records.batch(_READ_BATCH).map(parse).as_numpy_iterator():
-                label = batch["label" if split == schema.SPLITS[0] else "heldout"]
-                yield split, {**batch, "label": label}
-
-
-def _parse_spec(features: Sequence[schema.Feature]) -> dict[str, Any]:
-    import tensorflow as tf
-
-    types = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
-    spec = {}
-    for feature in features:
-        default = feature.default if feature.shape == () else None
-        spec[feature.name] = tf.io.FixedLenFeature(feature.shape, types[feature.dtype], default)
-    return spec
+        if paths := files.files(split):
+            labels = of_training if split == schema.SPLITS[0] else held_out
+            records = tf.data.TFRecordDataset(paths, compression_type=files.compression)
+            batches = records.batch(rows).map(partial(parse, labels=labels))
+            for batch in batches.as_numpy_iterator():
+                yield split, batch
 
 
 def _shrunk(pictures: Any) -> Any:
-    """[batch] string of encoded pictures -> [batch, RAW_SIDE * RAW_SIDE * 3] float32."""
+    """[batch, side, side, 3] uint8 -> [batch, RAW_SIDE * RAW_SIDE * 3] float32."""
     import tensorflow as tf
 
-    def shrink(picture: Any) -> Any:
-        pixels = tf.io.decode_image(picture, channels=3, expand_animations=False)
-        small = tf.image.resize(pixels, (RAW_SIDE, RAW_SIDE), method="area")
-        return tf.reshape(small, [RAW_SIDE * RAW_SIDE * 3])
-
-    return tf.map_fn(shrink, pictures, fn_output_signature=tf.float32)
+    small = tf.image.resize(pictures, (RAW_SIDE, RAW_SIDE), method="area")
+    return tf.reshape(small, [-1, RAW_SIDE * RAW_SIDE * 3])
 
 
 def read_text_vectors(embeddings: Version, model: Version, texts: pa.Array) -> np.ndarray:

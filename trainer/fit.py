@@ -16,14 +16,8 @@ from pipeline.artifacts import NewVersion, Version, to_json
 from pipeline.errors import ImgembedError
 from trainer import serving
 from trainer.config import ModelConfig, TrainingConfig
-from trainer.dataset import (
-    TRAIN,
-    VALIDATION,
-    ExampleFiles,
-    evaluation_batches,
-    steps_per_epoch,
-    training_batches,
-)
+from trainer.dataset import evaluation_batches, steps_per_epoch, training_batches
+from trainer.example_files import TRAIN, VALIDATION, ExampleFiles
 from trainer.model import TERMS, EmbeddingModel
 from trainer.progress import KeepBest, OnEpoch, OnStep, TensorBoard, Validate, Watch
 from trainer.transform import Transform
@@ -53,7 +47,7 @@ def train(
     _check(files, training)
     keras.utils.set_random_seed(seed)
     transform = files.transform()
-    network = make_model(files, model, training)
+    network = make_model(files, transform, model, training)
     steps = steps_per_epoch(files, TRAIN, training.batch_size)
     keep = KeepBest(training.patience)
     watch = Watch(epochs=training.epochs, steps=steps, on_epoch=on_epoch, on_step=on_step)
@@ -82,8 +76,10 @@ def train(
         "signatures": signatures,
         "content": files.version.manifest["content"],
         "image_size": files.image_size,
-        "feature_dim": files.feature_dim,
+        "image_encoding": files.spec.image_encoding,
+        "feature_dim": files.spec.feature_dim,
         "classes": list(files.classes) if network.trains("supervised") else [],
+        "multi_label": files.spec.multi_label,
         "parameters": network.count_params(),
         "epochs": len(watch.history),
         "best_epoch": keep.best_epoch,
@@ -91,14 +87,17 @@ def train(
     }
 
 
-def make_model(files: ExampleFiles, model: ModelConfig, training: TrainingConfig) -> EmbeddingModel:
+def make_model(
+    files: ExampleFiles, transform: Transform, model: ModelConfig, training: TrainingConfig
+) -> EmbeddingModel:
     """A fresh model for these examples."""
     return EmbeddingModel(
         model,
         training,
-        feature_dim=files.feature_dim,
+        channels=transform.channels() if files.spec.feature_dim is None else None,
         num_classes=len(files.classes) if files.labelled else 0,
         num_tokens=files.num_tokens if files.texts else 0,
+        multi_label=files.spec.multi_label,
     )
 
 

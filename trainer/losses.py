@@ -20,6 +20,21 @@ def supervised(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(known * each), tf.reduce_sum(known))
 
 
+def supervised_multi(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Sigmoid cross-entropy, mean over the labelled seeds and all classes; 0 where no label is.
+
+    Each class is a question of its own: has the image this label, or not?
+    logits [batch, classes] float32; labels [batch, any number] int64, -1 = padding.
+    """
+    answers = tf.reduce_max(tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype), axis=1)
+    answers = tf.maximum(answers, 0.0)  # of a batch that is 0 labels wide
+    known = tf.cast(tf.reduce_any(labels >= 0, axis=1), logits.dtype)
+    each = tf.nn.sigmoid_cross_entropy_with_logits(answers, logits)
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(known * tf.reduce_mean(each, axis=1)), tf.reduce_sum(known)
+    )
+
+
 def contrast(logits: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
     """InfoNCE, mean over the positive pairs; 0 where there is none.
 
@@ -49,19 +64,18 @@ def edge_contrast(
     """InfoNCE over edges: a seed picks its neighbour out of the batch's images, and vice versa.
 
     Candidates are all images of the batch, seeds and neighbours. No negative is a pair of the same
-    image, of equal labels, or of images known to be related: one is in the other's neighbourhood,
-    or both were drawn around the same seed. An image that stands in the batch m times counts as
-    one: m is what its frequency in the batch is, and ln m is taken from its logits (the logQ
-    correction of in-batch sampling).
+    image, of images that share a label, or of images known to be related: one is in the other's
+    neighbourhood, or both were drawn around the same seed. An image that stands in the batch m
+    times counts as one: m is what its frequency in the batch is, and ln m is taken from its logits
+    (the logQ correction of in-batch sampling).
 
     seeds [batch, dim]; neighbors [batch, n, dim]; seed_ids [batch] int64; neighbor_ids [batch, n]
     int64, 0 = no such neighbour; graph_ids [batch, k] int64, the whole neighbourhoods, 0 = none;
-    seed_labels [batch], neighbor_labels [batch, n] int64, -1 = none.
+    seed_labels [batch, any number], neighbor_labels [batch, n, any number] int64, -1 = none.
     """
     batch, drawn = tf.unstack(tf.shape(neighbor_ids))
     ids = tf.concat([seed_ids, tf.reshape(neighbor_ids, [-1])], axis=0)
     group = tf.concat([tf.range(batch), tf.repeat(tf.range(batch), drawn)], axis=0)
-    labels = tf.concat([seed_labels, tf.reshape(neighbor_labels, [-1])], axis=0)
     nodes = tf.concat([seeds, tf.reshape(neighbors, [-1, seeds.shape[-1]])], axis=0)
 
     present = ids != 0
@@ -75,13 +89,28 @@ def edge_contrast(
     in_group = tf.reduce_any(around[:, :, None] == ids[None, None, :], axis=1)  # [batch, nodes]
     related = tf.gather(in_group, group)
     related |= tf.transpose(related) | of_group
-    same_label = (labels[:, None] == labels[None, :]) & (labels >= 0)[:, None]
-    negative = both & ~same & ~related & ~same_label
+    negative = both & ~same & ~related & ~_share_label(seed_labels, neighbor_labels)
 
     copies = tf.reduce_sum(tf.cast(same, nodes.dtype), axis=1)
     logits = tf.matmul(nodes, nodes, transpose_b=True) / temperature
     logits -= tf.where(negative, tf.math.log(copies)[None, :], 0.0)
     return contrast(logits, positive, negative)
+
+
+def _share_label(seed_labels: tf.Tensor, neighbor_labels: tf.Tensor) -> tf.Tensor:
+    """[nodes, nodes] bool, whether two of them have a label in common; seeds, then neighbours."""
+    of_neighbors = tf.reshape(neighbor_labels, [-1, tf.shape(neighbor_labels)[-1]])
+    width = tf.maximum(tf.shape(seed_labels)[1], tf.shape(of_neighbors)[1])
+    labels = tf.concat([_widen(seed_labels, width), _widen(of_neighbors, width)], axis=0)
+    distinct, place = tf.unique(tf.reshape(labels, [-1]))
+    has = tf.one_hot(tf.reshape(place, [-1, width]), tf.size(distinct))
+    has = tf.reduce_max(has * tf.cast(labels >= 0, has.dtype)[:, :, None], axis=1)
+    return tf.matmul(has, has, transpose_b=True) > 0.0
+
+
+def _widen(labels: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """[rows, labels] -> [rows, width], filled up with -1."""
+    return tf.pad(labels, [[0, 0], [0, width - tf.shape(labels)[1]]], constant_values=-1)
 
 
 def text_contrast(

@@ -196,17 +196,20 @@ def knn_labels(
 ) -> np.ndarray:
     """The label that most of the k nearest neighbours have, votes weighted by cosine.
 
-    queries: [q, dim], neighbors: [n, dim], unit vectors, n > 0. labels: [n] int. Negative cosines
-    vote 0; of labels with equal votes the one whose first neighbour is nearer wins. Returns [q].
+    queries: [q, dim], neighbors: [n, dim], unit vectors, n > 0. labels: [n] int, or [n, any number]
+    where a neighbour votes for each of its labels, -1 = padding behind them. Negative cosines vote
+    0; of labels with equal votes the one whose first neighbour is nearer wins. Returns [q].
     """
+    labels = labels.reshape(len(labels), -1)
     predicted = np.empty(len(queries), labels.dtype)
     for part in chunks(len(queries), len(neighbors) * 8):
         scores = queries[part] @ neighbors.T
         found = nearest(scores.copy(), k)
         weights = np.maximum(np.take_along_axis(scores, found, axis=1), 0.0)
-        named = labels[found]
+        named = labels[found].reshape(len(found), -1)
+        weights = np.repeat(weights, labels.shape[1], axis=1)
         same = named[:, :, None] == named[:, None, :]
-        votes = (same * weights[:, None, :]).sum(axis=2)
+        votes = np.where(named >= 0, (same * weights[:, None, :]).sum(axis=2), -1.0)
         predicted[part] = named[np.arange(len(named)), votes.argmax(axis=1)]
     return predicted
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer import gnn, losses
 from trainer.config import ModelConfig, TrainingConfig
-from trainer.encoders import FeatureTower, PictureTower, TextTower
+from trainer.encoders import Channels, FeatureTower, PictureTower, TextTower
 
 TERMS = ("supervised", "graph_regularization", "edge_contrast", "text_contrast")
 SEED_MONITOR = "mean_cosine"  # of random seeds: the measure of collapse
@@ -29,11 +29,12 @@ class EmbeddingModel(keras.Model):
         config: ModelConfig,
         training: TrainingConfig,
         *,
-        feature_dim: int | None,
+        channels: Channels | None,
         num_classes: int,
         num_tokens: int,
+        multi_label: bool = False,
     ) -> None:
-        """feature_dim: None for pictures; num_classes, num_tokens: 0 where there are none.
+        """channels: of pictures; None for ready features. num_classes, num_tokens: 0 = none.
 
         Where their term has no weight, classes and texts are left out too: an untrained head's
         answers would look like any others.
@@ -48,7 +49,8 @@ class EmbeddingModel(keras.Model):
         }
         self._temperature = training.temperature
         self._distance = gnn.DistanceConfig(training.distance)
-        self.image_tower = _image_tower(config, feature_dim, training.augmentation)
+        self.multi_label = multi_label
+        self.image_tower = _image_tower(config, channels, training.augmentation)
         self.text_tower = None
         if self.trains("text_contrast"):
             self.text_tower = _text_tower(config, num_tokens)
@@ -106,20 +108,23 @@ class EmbeddingModel(keras.Model):
         self, term: str, x: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]
     ) -> tf.Tensor:
         if term == "supervised":
+            if self.multi_label:
+                return losses.supervised_multi(outputs["logits"], x["labels"])
             return losses.supervised(outputs["logits"], x["label"])
         if term == "graph_regularization":
             return gnn.graph_loss(
                 outputs["seeds"], outputs["neighbors"], x["neighbor_weight"], self._distance
             )
         if term == "edge_contrast":
+            many = self.multi_label
             return losses.edge_contrast(
                 outputs["seeds"],
                 outputs["neighbors"],
                 seed_ids=x["id"],
                 neighbor_ids=x["neighbor_id"],
                 graph_ids=x["graph_id"],
-                seed_labels=x["label"],
-                neighbor_labels=x["neighbor_label"],
+                seed_labels=x["labels"] if many else x["label"][:, None],
+                neighbor_labels=x["neighbor_labels"] if many else x["neighbor_label"][:, :, None],
                 temperature=self._temperature,
             )
         return losses.text_contrast(
@@ -133,13 +138,14 @@ class EmbeddingModel(keras.Model):
         )
 
 
-def _image_tower(config: ModelConfig, feature_dim: int | None, augmentation: str) -> keras.Model:
-    if feature_dim is None:
+def _image_tower(config: ModelConfig, channels: Channels | None, augmentation: str) -> keras.Model:
+    if channels is not None:
         return PictureTower(
             dim=config.dim,
             filters=config.image_filters,
             dropout=config.dropout,
             augmentation=augmentation,
+            channels=channels,
         )
     return FeatureTower(dim=config.dim, hidden=config.feature_hidden, dropout=config.dropout)
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline import schema
 from pipeline.errors import ImgembedError
 from trainer.model import EmbeddingModel
 
@@ -18,6 +19,8 @@ OnStep = Callable[[int, int], None]
 FIGURE = "validation_figure"
 MOST_SEEDS = 4_096  # of the validation split that are looked at, to the next full batch
 _IDS = ("id", "text_id", "seed_text_id", "neighbor_id", "graph_id", "heldout_label")
+# Of these a batch has as many columns as its longest row; what fills the others up.
+_PADDING = {"seed_text_id": 0, "heldout_labels": schema.NO_LABEL}
 
 
 class Validate(keras.callbacks.Callback):
@@ -26,7 +29,8 @@ class Validate(keras.callbacks.Callback):
     `validation_text_mrr`: mean reciprocal rank of the first right image for each seed's text, among
     all validation seeds; an image is right when it has that text. `validation_edge_mrr`: the same
     of the strongest neighbour for each seed, among the validation seeds' strongest neighbours.
-    `validation_accuracy`: of the class head, on held-out labels. The figure is the mean of those
+    `validation_accuracy`: of the class head, on held-out labels; its best class is right when it is
+    among the image's labels. The figure is the mean of those
     there is data for and whose term is trained: ranks say what search will be like, whereas a loss
     also moves with temperature and confidence.
     """
@@ -51,9 +55,7 @@ def validation_figures(model: EmbeddingModel, batches: tf.data.Dataset) -> dict[
     if model.trains("edge_contrast", "graph_regularization") and found["neighbor_id"].any():
         figures["edge_mrr"] = _edge_mrr(found)
     if model.trains("supervised") and (found["heldout_label"] >= 0).any():
-        known = found["heldout_label"] >= 0
-        right = found["logits"].argmax(axis=1) == found["heldout_label"]
-        figures["accuracy"] = float(right[known].mean())
+        figures["accuracy"] = _accuracy(found)
     return figures
 
 
@@ -62,12 +64,26 @@ def _embed_all(model: EmbeddingModel, batches: tf.data.Dataset) -> dict[str, np.
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
         outputs = model.predict_on_batch(batch)
-        parts.append({**{name: batch[name].numpy() for name in _IDS}, **outputs})
-    width = max(part["seed_text_id"].shape[1] for part in parts)
-    for part in parts:
-        missing = width - part["seed_text_id"].shape[1]
-        part["seed_text_id"] = np.pad(part["seed_text_id"], [(0, 0), (0, missing)])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        kept = batch.keys() & {*_IDS, *_PADDING}
+        parts.append({**{name: batch[name].numpy() for name in kept}, **outputs})
+    return {name: _concatenate([part[name] for part in parts], name) for name in parts[0]}
+
+
+def _concatenate(parts: list[np.ndarray], name: str) -> np.ndarray:
+    if name in _PADDING:
+        width = max(part.shape[1] for part in parts)
+        parts = [
+            np.pad(part, [(0, 0), (0, width - part.shape[1])], constant_values=_PADDING[name])
+            for part in parts
+        ]
+    return np.concatenate(parts)
+
+
+def _accuracy(found: dict[str, np.ndarray]) -> float:
+    """The share of the labelled seeds whose best class is one of their labels."""
+    labels = found.get("heldout_labels", found["heldout_label"][:, None])
+    right = (found["logits"].argmax(axis=1)[:, None] == labels).any(axis=1)
+    return float(right[(labels >= 0).any(axis=1)].mean())
 
 
 def _text_mrr(found: dict[str, np.ndarray]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline import schema
-from trainer.dataset import ExampleFiles
+from trainer.example_files import ExampleFiles
 from trainer.model import EmbeddingModel
 from trainer.transform import Transform
 
@@ -28,9 +28,10 @@ class ServedModel(tf.Module):
         self._image_tower = model.image_tower
         self._text_tower = model.text_tower
         self._class_head = model.class_head
+        self._activation = tf.nn.sigmoid if model.multi_label else tf.nn.softmax
         self._transform = transform
         self._size = examples.image_size
-        self.functions = self._functions(examples.feature_dim)
+        self.functions = self._functions(examples.spec.feature_dim)
 
     def _functions(self, feature_dim: int | None) -> dict[str, Any]:
         functions = {}
@@ -69,7 +70,7 @@ class ServedModel(tf.Module):
         outputs = {schema.EMBEDDING_OUTPUT: embeddings}
         if self._class_head is not None:
             logits = self._class_head(embeddings)
-            outputs[schema.PROBABILITIES_OUTPUT] = tf.nn.softmax(logits)
+            outputs[schema.PROBABILITIES_OUTPUT] = self._activation(logits)
         return outputs
 
 

@@ -1,7 +1,8 @@
 """The saved tf.Transform graph, called in training and, as a part of the served model, after it.
 
 In: raw texts and raw features. Out: what the towers read. Because both sides call this one graph,
-training and serving cannot disagree on a word or on a scale.
+training and serving cannot disagree on a word or on a scale. The scale of pictures' channels goes
+into their tower, which both sides share too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline import schema
@@ -36,6 +38,16 @@ class Transform(tf.Module):
         """[batch, feature_dim] float32, as in the catalog -> the same, scaled."""
         batch = tf.shape(raw, out_type=tf.int64)[0]
         return self._call({schema.TRANSFORM_FEATURES: raw}, batch)[schema.TRANSFORM_FEATURES]
+
+    def channels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means and standard deviations of red, green and blue, [3] float32 each, from 0 to 255.
+
+        Of all pictures that the transform was made of; only where those were pictures.
+        """
+        found = self._call({}, tf.constant(1, tf.int64))
+        names = (schema.TRANSFORMED_CHANNEL_MEANS, schema.TRANSFORMED_CHANNEL_DEVIATIONS)
+        means, deviations = (found[name].numpy()[0] for name in names)
+        return means, deviations
 
     def _call(self, inputs: dict[str, Any], batch: tf.Tensor) -> dict[str, Any]:
         """Applies the graph, which wants all its inputs: those that are not given are blank."""

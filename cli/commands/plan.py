@@ -10,6 +10,11 @@ from cli import options
 @click.command("plan")
 @click.option("--sessions", metavar="PATH", help="Session logs: a file, a folder or a glob.")
 @click.option("--edges", metavar="PATH", help="A ready edge list (src, dst, weight), not logs.")
+@click.option(
+    "--images",
+    metavar="PATH",
+    help="The catalog: a folder of pictures or a table. Also plans the training examples.",
+)
 @options.config_file
 @options.run_dir
 @options.set_values
@@ -18,6 +23,7 @@ from cli import options
 def plan(
     sessions: str | None,
     edges: str | None,
+    images: str | None,
     config_file: str | None,
     run_dir: str | None,
     sets: tuple[str, ...],
@@ -29,11 +35,20 @@ def plan(
     From a sample of the input, in seconds, and nothing is written: events, sessions, pairs, edges,
     bytes of output, memory, disk and shards. The figures are within a factor of two, and exact
     counts where the sample is the whole input.
+
+    With a catalog (--images, or images.path in the config) also the training examples, or without
+    logs these alone: bytes by layout and encoding, files, memory, disk. The graph in force in the
+    run directory tells how many neighbours an image has.
     """
     from cli.command import read_config
     from cli.planning import show_plan
 
     if sessions and edges:
         raise click.UsageError("--sessions and --edges: give one of the two")
-    flags = {"sessions.path": sessions, "edges.path": edges, "runner.workers": workers}
+    flags = {
+        "sessions.path": sessions,
+        "edges.path": edges,
+        "images.path": images,
+        "runner.workers": workers,
+    }
     show_plan(read_config(config_file, run_dir, sets, flags), as_json=as_json)

@@ -11,21 +11,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics.metric import Metrics
 
-from pipeline import runner, schema
+from pipeline import runner, schema, storage
 from pipeline.artifacts import NewVersion, Version
 from pipeline.columnar import GatherShards, Keyed, SplitByColumn
 from pipeline.config import ExportConfig, ImagesConfig
 from pipeline.embeddings import model as models
 from pipeline.embeddings.embed import BATCHES_AT_ONCE, EmbedTables
 from pipeline.errors import ImgembedError
-from pipeline.examples import catalog, prepare
-from pipeline.examples.sharding import ReadShards
+from pipeline.examples.catalog import find
+from pipeline.examples.decoding import PictureSettings
+from pipeline.examples.pictures import model_encoding
+from pipeline.examples.prepare import (
+    IMAGES,
+    REJECTED,
+    PrepareImages,
+    check_unique,
+)
+from pipeline.examples.prepare import NAMESPACE as CATALOG
+from pipeline.reading import ReadTables
 from pipeline.writing import WriteParquet, WriteRejected, check_rejected, file_count
 
 NAMESPACE = "embeddings"
+WORK_FOLDER = "work"
 QUERY = "query"
 TEXT = "text"  # the copy of a query that the model takes
-ROWS = f"{prepare.NAMESPACE}/rows"  # of the catalog, counted by its reader
+ROWS = f"{CATALOG}/rows"  # of the catalog, counted by its reader
 
 
 def export_embeddings(
@@ -37,13 +47,14 @@ def export_embeddings(
     out: NewVersion,
     shards: int,
     make_pipeline: Callable[[], beam.Pipeline],
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Embeds the catalog, and the graph's published queries, into `out`.
 
     shards: parts the work is cut into; nothing that is written depends on it. Without a graph, or
     with a model that knows no texts, there are no queries. Returns what the manifest says.
     """
-    found = catalog.inspect(images)
+    found = find.inspect(images)
     check_fits(found, model)
     exporter = Exporter(
         model=model,
@@ -51,13 +62,14 @@ def export_embeddings(
         folder=out.path,
         files=file_count(sum(info.size for info in found.inputs)),
         shards=shards,
+        threads=threads,
     )
     root = make_pipeline()
     _write_images(root, found, images, exporter)
     with_queries = graph is not None and models.has_signature(model, schema.TEXT_SIGNATURE)
     if graph is not None and with_queries:
         _write_queries(root, graph, exporter)
-    counts = runner.run(root)
+    counts = runner.run(root, work=storage.join(out.path, WORK_FOLDER))
     rejected = check_rejected(
         out.path,
         rows=counts.get(ROWS, 0),
@@ -80,7 +92,7 @@ def export_embeddings(
     }
 
 
-def check_fits(found: catalog.Catalog, model: Version) -> None:
+def check_fits(found: find.Catalog, model: Version) -> None:
     """ImgembedError where the model takes another kind of content than the catalog holds."""
     wanted, length = model.manifest["content"], model.manifest.get("feature_dim")
     if found.content != wanted:
@@ -102,7 +114,7 @@ def check_fits(found: catalog.Catalog, model: Version) -> None:
 class Exporter:
     """What both halves of the job share: whose vectors are written, and where.
 
-    files: of each kind. shards: parts the work is cut into.
+    files: of each kind. shards: parts the work is cut into. threads: that decode pictures.
     """
 
     model: Version
@@ -110,6 +122,7 @@ class Exporter:
     folder: str
     files: int
     shards: int
+    threads: int
 
     def embed(self, signature: str, content: str) -> EmbedTables:
         """The step that replaces column `content` by the signature's vectors."""
@@ -128,47 +141,37 @@ class Exporter:
 
 
 def _write_images(
-    root: beam.Pipeline, found: catalog.Catalog, images: ImagesConfig, exporter: Exporter
+    root: beam.Pipeline, found: find.Catalog, images: ImagesConfig, exporter: Exporter
 ) -> None:
     content = schema.content_feature(found.feature_dim).name
     signature = schema.IMAGE_SIGNATURE if found.content == "image" else schema.FEATURES_SIGNATURE
-    # A picture of the size that the model was trained on, whatever the config says by now.
-    size = prepare.PictureSize(
-        image_size=exporter.model.manifest["image_size"] or images.image_size,
-        max_pixels=images.max_pixels,
+    prepared = root | "PrepareImages" >> PrepareImages(
+        found, _pictures(images, exporter.model), exporter.threads
     )
-    rows, unreadable = (
-        root
-        | "Tasks" >> beam.Create(found.tasks)
-        | "SpreadTasks" >> beam.Reshuffle()
-        | "ReadCatalog"
-        >> beam.FlatMap(prepare.read_catalog)
-        .with_output_types(pa.Table)
-        .with_outputs(prepare.REJECTED, main="rows")
-    )
-    prepared, undecodable = rows | "PreparePictures" >> beam.FlatMap(
-        prepare.prepare_block, size=size
-    ).with_output_types(pa.Table).with_outputs(prepare.REJECTED, main="prepared")
-    embedded, duplicates = (
-        prepared
+    embedded = (
+        prepared[IMAGES]
         | "KeepContent" >> beam.Map(keep_content, content=content).with_output_types(pa.Table)
         | "EmbedImages" >> exporter.embed(signature, content)
         | "SplitImages" >> SplitByColumn(schema.IMAGE_ID.name, exporter.shards)
         | "GatherImages" >> GatherShards()
-        | "KeepFirstOfEachId"
-        >> beam.FlatMap(keep_first_of_each_id)
-        .with_output_types(pa.Table)
-        .with_outputs(prepare.REJECTED, main="embedded")
+        | "CheckIds" >> beam.Map(check_ids).with_output_types(pa.Table)
     )
     _ = (
         embedded
         | "SplitByFile" >> SplitByColumn(schema.IMAGE_ID.name, exporter.files)
         | "WriteImages" >> exporter.write(schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
     )
-    _ = (
-        (unreadable, undecodable, duplicates)
-        | "AllRejected" >> beam.Flatten()
-        | "WriteRejected" >> WriteRejected(exporter.folder)
+    _ = prepared[REJECTED] | "WriteRejected" >> WriteRejected(exporter.folder)
+
+
+def _pictures(images: ImagesConfig, model: Version) -> PictureSettings:
+    """Pictures as the model was trained on, whatever the config says by now."""
+    manifest = model.manifest
+    return PictureSettings(
+        image_size=manifest["image_size"] or images.image_size,
+        max_pixels=images.max_pixels,
+        max_seconds=images.max_seconds,
+        encoding=model_encoding(manifest.get("image_encoding")),
     )
 
 
@@ -177,22 +180,20 @@ def keep_content(table: pa.Table, *, content: str) -> pa.Table:
     return table.select([schema.IMAGE_ID.name, content, "file", "row"])
 
 
-def keep_first_of_each_id(element: Keyed) -> Iterator[Any]:
-    """The embedded rows of a shard, each id once; later rows of an id go out under REJECTED."""
+def check_ids(element: Keyed) -> pa.Table:
+    """The embedded rows of a shard; ImgembedError where two have one id."""
     _, embedded = element
-    first, rejected = prepare.drop_duplicates(embedded)
-    count(schema.IMAGE_ID.name, first.num_rows)
-    if rejected.num_rows:
-        yield beam.pvalue.TaggedOutput(prepare.REJECTED, rejected)
-    yield first.drop_columns(["file", "row"])
+    check_unique(embedded)
+    count(schema.IMAGE_ID.name, embedded.num_rows)
+    return embedded.drop_columns(["file", "row"])
 
 
 def _write_queries(root: beam.Pipeline, graph: Version, exporter: Exporter) -> None:
     rows = BATCHES_AT_ONCE * models.call_size(exporter.batch_size)
     _ = (
         root
-        | "ReadQueries"
-        >> ReadShards(graph.shards(schema.QUERIES), column=QUERY, shards=1, columns=[QUERY])
+        | "ReadQueries" >> ReadTables(graph.shards(schema.QUERIES), [QUERY])
+        | "OneShard" >> SplitByColumn(QUERY, 1)
         | "GatherQueries" >> GatherShards()
         | "DistinctQueries" >> beam.FlatMap(distinct_queries, rows=rows).with_output_types(pa.Table)
         | "SpreadQueries" >> beam.Reshuffle()

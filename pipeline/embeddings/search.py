@@ -170,7 +170,11 @@ class QueryEncoder:
         from pipeline.examples import pictures
 
         models.require_signature(self.model, schema.IMAGE_SIGNATURE, "a search by picture")
+        manifest = self.model.manifest
         prepared = pictures.prepare(
-            data, image_size=self.model.manifest["image_size"], max_pixels=max_pixels
+            data,
+            image_size=manifest["image_size"],
+            max_pixels=max_pixels,
+            encoding=pictures.model_encoding(manifest.get("image_encoding")),
         )
-        return self._embed(schema.IMAGE_SIGNATURE, prepared)
+        return self._embed(schema.IMAGE_SIGNATURE, prepared.content)

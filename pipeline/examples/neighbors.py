@@ -1,151 +1,235 @@
 """Join the graph to the catalog: every image with its neighbours and the edges among them.
 
-In: edge tables and the settled images. Out: for each shard of seeds its out-edges, and a table of
-all nodes that are neighbours of its seeds (NEIGHBOR_SCHEMA), each with its own out-edges, so that
+In: the edges, and the settled images. Out: for each shard of seeds its out-edges (ADJACENCY_SCHEMA)
+and a table of the nodes that are neighbours of its seeds, each with its own out-edges, so that
 edges among the nodes of an example are found without a further join. An image that many seeds of a
 shard share is sent there once.
+
+    edges ─► shard of dst: is it in the catalog? ─► shard of src: is it? the strongest K
+          ─► shard of dst: the nodes that are asked for ─► shard of src: examples
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import columnar, schema, storage
-from pipeline.examples import nodes, sharding, spill
-from pipeline.examples.prepare import count
+from pipeline import columnar
+from pipeline.columnar import Joined, JoinShards, Keyed, Shipped
+from pipeline.examples import coverage, places
+from pipeline.examples.nodes import NODE_COLUMNS, NodeFiles
+from pipeline.examples.places import PLACE, Places, column, look_up
+from pipeline.examples.prepare import NAMESPACE
+from pipeline.examples.settle import SESSIONS
+from pipeline.parallel import InThreads, Outcome
+from pipeline.reading import ReadTables
 
-EDGE_COLUMNS = ("src", "dst", "rank", "weight")
-MARKED_SCHEMA = pa.schema(
-    [*(schema.EDGE_SCHEMA.field(name) for name in EDGE_COLUMNS), ("dst_known", pa.bool_())]
+_EDGE_COLUMNS = ("src", "dst", "rank", "weight")
+# Ids while nobody knows yet whether they are in the catalog; places beside them.
+EDGE_SCHEMA = pa.schema(
+    [
+        ("src_place", pa.uint64()),
+        ("dst_place", pa.uint64()),
+        ("src", pa.string()),
+        ("dst", pa.string()),
+        ("rank", pa.int32()),
+        ("weight", pa.float64()),
+    ]
 )
-# Out-edges of images that both are in the catalog, by src and then from the strongest on.
-ADJACENCY_SCHEMA = pa.schema([schema.EDGE_SCHEMA.field(n) for n in ("src", "dst", "weight")])
-REQUEST_SCHEMA = pa.schema([("image_id", pa.string()), ("seed_shard", pa.int64())])
-OUT_DST, OUT_WEIGHT = "out_dst", "out_weight"  # list columns: a node's out-edges
+MARKED_SCHEMA = pa.schema([*EDGE_SCHEMA.remove(3), ("dst_known", pa.bool_())])
+# Out-edges between images of the catalog: by place of src, then from the strongest on.
+ADJACENCY_SCHEMA = pa.schema(
+    [("src_place", pa.uint64()), ("dst_place", pa.uint64()), ("weight", pa.float32())]
+)
+REQUEST_SCHEMA = pa.schema([(PLACE, pa.uint64()), ("seed_shard", pa.int32())])
+OUT_PLACE, OUT_WEIGHT = "out_place", "out_weight"  # list columns: a node's out-edges
 
-EDGES, ADJACENCY, REQUESTS, REPLIES, EVERY = "edges", "adjacency", "requests", "replies", "every"
-Joined = tuple[int, Mapping[str, Iterable[Any]]]
+EDGES, ADJACENCY, REQUESTS, REPLIES = "edges", "adjacency", "requests", "replies"
+COVERAGE, EVERY = "coverage", "every"
 
 
-def mark_known(element: Joined, files: nodes.NodeFiles) -> Iterator[pa.Table]:
-    """The edges that end in this shard, with `dst_known`: is the image in the catalog?"""
+@dataclass(frozen=True)
+class JoinOptions:
+    """What the join depends on beside the data.
+
+    neighbors: the most of an image. relative: weights are divided by the image's strongest.
+    """
+
+    files: NodeFiles
+    places: Places
+    neighbors: int
+    relative: bool
+    threads: int
+
+
+def with_places(edges: pa.Table, places_: Places) -> Iterator[Keyed]:
+    """EDGE_SCHEMA of edges of the graph, for the shards of their dst."""
+    dst = places_.of(edges["dst"])
+    columns = [pa.array(places_.of(edges["src"])), pa.array(dst)]
+    columns += [edges[name] for name in _EDGE_COLUMNS]
+    yield from places_.split(pa.table(columns, schema=EDGE_SCHEMA), dst)
+
+
+def mark_known(element: Joined, options: JoinOptions) -> Outcome:
+    """MARKED_SCHEMA of the edges that end in this shard, for the shards of their src."""
     shard, joined = element
-    for edges in joined[EDGES]:
-        known = pc.is_in(edges["dst"], files.read_ids(shard))
-        yield edges.append_column("dst_known", known)
+    edges = columnar.concatenate(joined[EDGES], EDGE_SCHEMA)
+    known = _is_known(edges, "dst", options.files.read_places(shard))
+    marked = edges.drop_columns(["dst"]).append_column("dst_known", pa.array(known))
+    parts = options.places.split(marked, column(edges, "src_place").to_numpy())
+    return Outcome([(EDGES, part) for part in parts])
 
 
-def choose_neighbors(element: Joined, files: nodes.NodeFiles, neighbors: int) -> Iterator[Any]:
-    """(shard, ADJACENCY_SCHEMA) of the edges that start in this shard; edges of which an end is
-    not in the catalog are counted and skipped.
+def _is_known(edges: pa.Table, end: str, images: pa.Table) -> np.ndarray:
+    """[edges] bool: is that end of the edge one of the images? The id decides, not its hash."""
+    ids = column(images, "image_id")
+    rows = look_up(edges[f"{end}_place"].to_numpy(), column(images, PLACE).to_numpy())
+    same = pc.equal(ids.take(pa.array(rows, mask=rows < 0)), column(edges, end))
+    return pc.fill_null(same, False).to_numpy(zero_copy_only=False)
 
-    Under REQUESTS goes out (shard, REQUEST_SCHEMA): which nodes the seeds need, to their shards.
+
+def choose_neighbors(element: Joined, options: JoinOptions) -> Outcome:
+    """The edges that start in this shard; those with an end outside of the catalog, and loops, are
+    counted and left out.
+
+    Outputs: ADJACENCY; REQUESTS, which nodes the seeds need, for the shards of those; COVERAGE, how
+    many neighbours each image has.
     """
     shard, joined = element
+    images = options.files.read_places(shard)
     edges = columnar.concatenate(joined[EDGES], MARKED_SCHEMA)
-    src_known = pc.is_in(edges["src"], files.read_ids(shard))
-    count("edges", edges.num_rows)
-    count("edges touching", pc.sum(pc.or_(src_known, edges["dst_known"])).as_py() or 0)
-    known = edges.filter(pc.and_(src_known, edges["dst_known"]))
-    count("edges skipped", edges.num_rows - known.num_rows)
-    adjacency = columnar.sort_rows(known, ["src", "rank", "dst"]).select(ADJACENCY_SCHEMA.names)
-    if adjacency.num_rows:
-        yield shard, adjacency
-    wanted = pc.unique(adjacency.filter(pa.array(first_of_each(adjacency, neighbors)))["dst"])
-    requests = pa.table([wanted, pa.array(np.full(len(wanted), shard))], schema=REQUEST_SCHEMA)
-    for request in columnar.split_by_column(requests, column="image_id", shards=files.shards):
-        yield beam.pvalue.TaggedOutput(REQUESTS, request)
+    src_known = _is_known(edges, "src", images)
+    dst_known = column(edges, "dst_known").to_numpy(zero_copy_only=False)
+    src, dst = (column(edges, f"{end}_place").to_numpy() for end in ("src", "dst"))
+    kept = src_known & dst_known & (src != dst)
+    adjacency = sort_edges(edges.filter(pa.array(kept)), relative=options.relative)
+    src, dst = (column(adjacency, f"{end}_place").to_numpy() for end in ("src", "dst"))
+    place = column(images, PLACE).to_numpy()
+    degrees = np.bincount(look_up(src, place), minlength=len(place))
+    wanted = np.unique(dst[first_of_each(src, options.neighbors)])
+    requests = pa.table([wanted, np.full(len(wanted), shard, np.int32)], schema=REQUEST_SCHEMA)
+    tally = coverage.tally(column(images, SESSIONS), np.minimum(degrees, options.neighbors))
+    return Outcome(
+        [
+            (ADJACENCY, (shard, adjacency)),
+            (COVERAGE, (0, tally)),
+            *((REQUESTS, part) for part in options.places.split(requests, wanted)),
+        ],
+        {
+            "edges": edges.num_rows,
+            "edges touching": int((src_known | dst_known).sum()),
+            "edges skipped": int(edges.num_rows - kept.sum()),
+        },
+    )
 
 
-def first_of_each(adjacency: pa.Table, limit: int) -> np.ndarray:
-    """[rows] bool: is the row one of the first `limit` of its src? Rows are sorted by src."""
-    if adjacency.num_rows == 0:
+def sort_edges(edges: pa.Table, *, relative: bool) -> pa.Table:
+    """ADJACENCY_SCHEMA of MARKED_SCHEMA: by place of src, then rank, then place of dst."""
+    src, dst = (column(edges, f"{end}_place").to_numpy() for end in ("src", "dst"))
+    order = np.lexsort([dst, column(edges, "rank").to_numpy(), src])
+    src, dst = src[order], dst[order]
+    weight = column(edges, "weight").to_numpy()[order]
+    if relative and len(weight):
+        starts = np.flatnonzero(first_of_each(src, 1))
+        strongest = np.maximum.reduceat(weight, starts)
+        weight = weight / np.repeat(strongest, np.diff(starts, append=len(weight)))
+    return pa.table([src, dst, weight.astype(np.float32)], schema=ADJACENCY_SCHEMA)
+
+
+def first_of_each(ascending: np.ndarray, limit: int) -> np.ndarray:
+    """[rows] bool: is the row one of the first `limit` of its value?"""
+    if not len(ascending):
         return np.zeros(0, bool)
-    source = pc.dictionary_encode(adjacency["src"].combine_chunks()).indices.to_numpy()
-    starts = np.flatnonzero(np.diff(source, prepend=-1))
-    place = np.arange(len(source)) - np.repeat(starts, np.diff(starts, append=len(source)))
+    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
+    place = np.arange(len(ascending)) - np.repeat(starts, np.diff(starts, append=len(ascending)))
     return place < limit
 
 
-def serve_neighbors(element: Joined, files: nodes.NodeFiles) -> Iterator[tuple[int, str]]:
-    """Writes, for each shard of seeds that asked, the nodes of this shard that it needs.
-
-    Yields (shard of the seeds, path).
-    """
+def serve_neighbors(element: Joined, options: JoinOptions) -> Outcome:
+    """For each shard of seeds that asked, the nodes of this shard that it needs."""
     shard, joined = element
     requests = columnar.concatenate(joined[REQUESTS], REQUEST_SCHEMA)
     if requests.num_rows == 0:
-        return
+        return Outcome()
+    nodes = options.files.read_seeds(shard).select(NODE_COLUMNS)
     found = with_out_edges(
-        files.read_nodes(shard), columnar.concatenate(joined[ADJACENCY], ADJACENCY_SCHEMA)
+        nodes, columnar.concatenate(joined[ADJACENCY], ADJACENCY_SCHEMA), column(nodes, PLACE)
     )
-    for seeds in sorted(pc.unique(requests["seed_shard"]).to_pylist()):
-        wanted = requests.filter(pc.equal(requests["seed_shard"], seeds))["image_id"]
-        part = found.filter(pc.is_in(found["image_id"], wanted.combine_chunks()))
-        name = f"{REPLIES}-{seeds:05d}-{shard:05d}.parquet"
-        yield seeds, spill.write_table(storage.join(files.folder, name), part)
+    seeds = column(requests, "seed_shard").to_numpy()
+    rows = look_up(column(requests, PLACE).to_numpy(), column(nodes, PLACE).to_numpy())
+    return Outcome(
+        [
+            (REPLIES, (int(asking), found.take(pa.array(np.sort(rows[seeds == asking])))))
+            for asking in np.unique(seeds)
+        ]
+    )
 
 
-def with_out_edges(images: pa.Table, adjacency: pa.Table) -> pa.Table:
+def with_out_edges(nodes: pa.Table, adjacency: pa.Table, place: pa.Array) -> pa.Table:
     """The nodes with their out-edges as two list columns, from the strongest on.
 
-    images: by ascending id. adjacency: ADJACENCY_SCHEMA, by ascending src; each src is an image.
+    nodes: by ascending place. adjacency: ADJACENCY_SCHEMA; every src is one of the nodes.
     """
-    place = pc.index_in(adjacency["src"], images["image_id"].combine_chunks())
-    degrees = np.bincount(place.to_numpy(), minlength=images.num_rows)
+    rows = look_up(column(adjacency, "src_place").to_numpy(), place.to_numpy())
+    degrees = np.bincount(rows, minlength=nodes.num_rows)
     offsets = pa.array(np.concatenate([[0], np.cumsum(degrees)]), pa.int64())
-    kept = images.select([*nodes.NODE_COLUMNS])
-    for name, column in ((OUT_DST, "dst"), (OUT_WEIGHT, "weight")):
-        values = columnar.concatenate([adjacency])[column].combine_chunks()
-        kept = kept.append_column(name, pa.LargeListArray.from_arrays(offsets, values))
-    return kept
+    for name, values in ((OUT_PLACE, "dst_place"), (OUT_WEIGHT, "weight")):
+        lists = pa.LargeListArray.from_arrays(offsets, column(adjacency, values))
+        nodes = nodes.append_column(name, lists)
+    return nodes
 
 
 @dataclass
 class JoinNeighbors(beam.PTransform):
     """Brings to every shard of seeds their out-edges and the nodes those lead to.
 
-    Input: the root. Output: (shard, {"adjacency": tables of ADJACENCY_SCHEMA, "replies": paths of
-    tables of `with_out_edges`, "every": …}), one element a shard.
+    Input: the root. Output: {ADJACENCY: (shard, ADJACENCY_SCHEMA), REPLIES: (shard, table of
+    `with_out_edges`), COVERAGE: (0, coverage.COVERAGE_SCHEMA)}.
     Counters: edges, edges touching (an end is in the catalog), edges skipped.
     """
 
-    files: nodes.NodeFiles
-    edge_files: tuple[str, ...]
-    neighbors: int
+    edge_files: Sequence[str]
+    options: JoinOptions
 
-    def expand(self, root: beam.Pipeline) -> beam.PCollection[Joined]:
-        number = self.files.shards
-        every = root | "EveryShard" >> sharding.EveryShard(number)
-        edges_by_dst = root | "ReadEdges" >> sharding.ReadShards(
-            self.edge_files, column="dst", shards=number, columns=EDGE_COLUMNS
+    def expand(self, root: beam.Pipeline) -> dict[str, beam.PCollection]:
+        options = self.options
+        every = root | "EveryShard" >> places.EveryShard(options.places.shards)
+        edges_by_dst = (
+            root
+            | "ReadEdges" >> ReadTables(self.edge_files, _EDGE_COLUMNS)
+            | "SplitByDst" >> beam.FlatMap(with_places, options.places).with_output_types(Keyed)
         )
         edges_by_src = (
             {EDGES: edges_by_dst}
-            | "JoinDst" >> beam.CoGroupByKey()
-            | "MarkKnown" >> beam.FlatMap(mark_known, self.files).with_output_types(pa.Table)
-            | "SplitBySrc" >> columnar.SplitByColumn("src", number)
+            | "JoinDst" >> JoinShards()
+            | "MarkKnown" >> self._threads(mark_known, EDGES)
         )
-        adjacency, requests = (
-            {EDGES: edges_by_src}
-            | "JoinSrc" >> beam.CoGroupByKey()
-            | "ChooseNeighbors"
-            >> beam.FlatMap(choose_neighbors, self.files, self.neighbors)
-            .with_output_types(columnar.Keyed)
-            .with_outputs(REQUESTS, main=ADJACENCY)
+        chosen = (
+            {EDGES: edges_by_src[EDGES], EVERY: every}
+            | "JoinSrc" >> JoinShards()
+            | "ChooseNeighbors" >> self._threads(choose_neighbors, ADJACENCY, REQUESTS, COVERAGE)
         )
         replies = (
-            {ADJACENCY: adjacency, REQUESTS: requests}
-            | "JoinRequests" >> beam.CoGroupByKey()
-            | "ServeNeighbors"
-            >> beam.FlatMap(serve_neighbors, self.files).with_output_types(tuple[int, str])
+            {ADJACENCY: chosen[ADJACENCY], REQUESTS: chosen[REQUESTS]}
+            | "JoinRequests" >> JoinShards()
+            | "ServeNeighbors" >> self._threads(serve_neighbors, REPLIES)
         )
-        joined = {ADJACENCY: adjacency, REPLIES: replies, EVERY: every}
-        return joined | "JoinSeeds" >> beam.CoGroupByKey()
+        return {
+            ADJACENCY: chosen[ADJACENCY],
+            REPLIES: replies[REPLIES],
+            COVERAGE: chosen[COVERAGE],
+        }
+
+    def _threads(self, function: Callable[..., Outcome], *tags: str) -> InThreads:
+        return InThreads(
+            partial(function, options=self.options),
+            dict.fromkeys(tags, Shipped),
+            self.options.threads,
+            NAMESPACE,
+        )

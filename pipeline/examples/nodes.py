@@ -1,8 +1,8 @@
 """Settled images as the nodes of examples: labels as numbers, features scaled.
 
 In: a shard's file of settled images and the transform. Out: a table of NODE_COLUMNS. Here alone it
-is decided who may see a label: `label` is -1 outside the training split, wherever the image turns
-up; `heldout_label` is -1 inside.
+is decided who may see a label: `labels` are none outside the training split, wherever the image
+turns up; `heldout_labels` are none inside.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.examples import spill, transform
+from pipeline.examples.places import PLACE, column
 
-# Beside these: `text`, `text_weight`, `split`, as they were settled.
-NODE_COLUMNS = (
-    schema.IMAGE_ID.name,
-    schema.IMAGE.name,
-    schema.TRANSFORM_FEATURES,
-    schema.LABEL.name,
-    schema.HELDOUT_LABEL.name,
-)
+LABELS, HELDOUT_LABELS = schema.LABELS.name, schema.HELDOUT_LABELS.name  # list<int64>
+# Of a node wherever it turns up; and of it as a seed.
+NODE_COLUMNS = (PLACE, schema.IMAGE_ID.name, schema.IMAGE.name, schema.TRANSFORM_FEATURES, LABELS)
+SEED_COLUMNS = (*NODE_COLUMNS, HELDOUT_LABELS, schema.TEXT.name, schema.TEXT_WEIGHT.name, "split")
 
 
 @dataclass(frozen=True)
@@ -38,33 +35,37 @@ class NodeFiles:
     shards: int
     feature_dim: int | None
 
-    def read_ids(self, shard: int) -> pa.Array:
-        """The ids of a shard's images, in ascending order."""
-        ids = self._read(shard, [schema.IMAGE_ID.name])[schema.IMAGE_ID.name]
-        return ids.combine_chunks()
+    def read_places(self, shard: int) -> pa.Table:
+        """settle.PLACE_COLUMNS of a shard's images, by ascending place."""
+        return self._read(spill.PLACES, shard)
 
-    def read_nodes(self, shard: int) -> pa.Table:
-        """The images of a shard by ascending id, as nodes."""
-        images = self._read(shard)
-        ids = transform.label_ids(self.transform, images["label"])
-        training = np.asarray(pc.equal(images["split"], schema.SPLITS[0]))
-        nodes = _replace(images, schema.LABEL.name, np.where(training, ids, schema.NO_LABEL))
-        heldout = pa.array(np.where(training, schema.NO_LABEL, ids), pa.int64())
-        nodes = nodes.append_column(schema.HELDOUT_LABEL.name, heldout)
-        return nodes if self.feature_dim is None else self._scale(nodes, self.feature_dim)
+    def read_seeds(self, shard: int) -> pa.Table:
+        """SEED_COLUMNS of a shard's images, by ascending place."""
+        images = self._read(spill.IMAGES, shard)
+        labels = transform.label_lists(self.transform, images["label"])
+        training = pc.equal(column(images, "split"), schema.SPLITS[0])
+        columns = {name: column(images, name) for name in images.column_names}
+        columns[LABELS] = keep_lists(labels, training)
+        columns[HELDOUT_LABELS] = keep_lists(labels, pc.invert(training))
+        if self.feature_dim is not None:
+            columns[schema.TRANSFORM_FEATURES] = self._scaled(columns[schema.TRANSFORM_FEATURES])
+        return pa.table({name: columns[name] for name in SEED_COLUMNS})
 
-    def _read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
-        path = spill.shard_path(self.folder, spill.IMAGES, shard, self.shards)
-        return spill.read_table(path, columns).combine_chunks()
+    def _read(self, prefix: str, shard: int) -> pa.Table:
+        return spill.read_table(spill.shard_path(self.folder, prefix, shard, self.shards))
 
-    def _scale(self, nodes: pa.Table, dim: int) -> pa.Table:
-        flat = pc.list_flatten(nodes[schema.TRANSFORM_FEATURES]).to_numpy()
-        scaled = transform.scaled_features(self.transform, flat.reshape(-1, dim))
-        offsets = pa.array(np.arange(nodes.num_rows + 1) * dim, pa.int64())
-        lists = pa.LargeListArray.from_arrays(offsets, pa.array(scaled.ravel()))
-        return _replace(nodes, schema.TRANSFORM_FEATURES, lists)
+    def _scaled(self, features: pa.Array) -> pa.Array:
+        assert self.feature_dim is not None
+        flat = features.flatten().to_numpy().reshape(-1, self.feature_dim)
+        scaled = transform.scaled_features(self.transform, flat)
+        offsets = pa.array(np.arange(len(features) + 1) * self.feature_dim, pa.int64())
+        return pa.LargeListArray.from_arrays(offsets, pa.array(scaled.ravel()))
 
 
-def _replace(table: pa.Table, name: str, values: np.ndarray | pa.Array) -> pa.Table:
-    column = values if isinstance(values, pa.Array) else pa.array(values)
-    return table.set_column(table.column_names.index(name), name, column)
+def keep_lists(lists: pa.Array, keep: pa.Array) -> pa.Array:
+    """The lists of some rows, and empty ones in the others. keep: [rows] bool."""
+    lengths = pc.if_else(keep, pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    parents = pc.list_parent_indices(lists)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    values = lists.flatten().filter(keep.take(parents))
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values)

@@ -20,7 +20,7 @@ from pipeline.graph.clicks import NAMED_COLUMNS
 from pipeline.graph.edges import finish_file, top_hubs
 from pipeline.graph.holdout import holdout_rows
 from pipeline.graph.images import IMAGE_SCHEMA, concatenate_images
-from pipeline.graph.previous import read_row_groups
+from pipeline.reading import read_row_groups
 from pipeline.writing import write_parquet
 
 EDGES, IMAGES, EVERY, ROWS, PREVIOUS = "edges", "images", "every", "rows", "previous"

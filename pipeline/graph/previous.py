@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError, ImgembedError
 from pipeline.graph.holdout import Clock
 from pipeline.graph.names import split_by
 from pipeline.graph.strength import decayed
+from pipeline.reading import read_row_groups
 
 _DAY = 86_400e6  # microseconds
 # Settings that decide what a count is; sums of different counts would mean nothing.
@@ -127,14 +128,6 @@ class ReadCounts(beam.PTransform):
     def _read(self, path: str) -> Iterator[Keyed]:
         for table in read_row_groups(path):
             yield from split_by(table, self.column, self.bounds)
-
-
-def read_row_groups(path: str) -> Iterator[pa.Table]:
-    """The row groups of a Parquet file."""
-    with storage.open_read(path) as source:
-        file = pq.ParquetFile(source)
-        for index in range(file.num_row_groups):
-            yield file.read_row_group(index)
 
 
 def decay_counts(

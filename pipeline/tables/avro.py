@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -15,6 +14,8 @@ from pipeline.tables.blocks import Block, Wanted
 from pipeline.tables.files import Part, TableFile
 from pipeline.tables.records import Row, rows_block
 from pipeline.tables.streams import open_path, reading
+
+_BLOCK_BYTES = 16 << 20
 
 
 def column_names(file: TableFile) -> list[str]:
@@ -33,11 +34,23 @@ def read(part: Part, wanted: Wanted) -> Iterator[Block]:
     """Blocks of a file's records."""
     file, first = part.file, 1
     with _open(file) as source:
-        records = _records(file, source)
-        while rows := list(itertools.islice(records, wanted.block_rows)):
+        for rows in _groups(_records(file, source), source, wanted.block_rows):
             numbers = np.arange(first, first + len(rows))
             yield rows_block(file.path, rows, numbers, wanted)
             first += len(rows)
+
+
+def _groups(records: Iterator[Row], source: _Counting, rows: int) -> Iterator[list[Row]]:
+    """The records in groups of at most `rows`, fewer where they are long."""
+    group: list[Row] = []
+    start = source.count
+    for record in records:
+        group.append(record)
+        if len(group) == rows or source.count - start >= _BLOCK_BYTES:
+            yield group
+            group, start = [], source.count
+    if group:
+        yield group
 
 
 def _records(file: TableFile, source: _Counting) -> Iterator[Row]:

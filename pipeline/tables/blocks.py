@@ -7,7 +7,8 @@ among its rejected rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,10 @@ EMPTY_REJECTED = schema.REJECTED_SCHEMA.empty_table()
 LIST_COLUMNS = ("items",)
 # Row of a block -> why it is rejected; the first reason that is noted counts.
 Faults = dict[int, str]
+# A column's values as the file has them: an array, or objects.
+Values: TypeAlias = pa.Array | list[Any]
+# Makes an array of them, null where a row has none, and notes the rows that are bad.
+Converter = Callable[[Values, Faults], pa.Array]
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Wanted:
 
     columns: {our name: the file's name}. block_rows: the most rows of a block. dictionary: our
     columns that may come as dictionaries. hide: ours whose values no rejected row shows. lists:
-    ours that may hold several values a row.
+    ours that may hold several values a row. converters: of ours whose columns the caller makes.
     """
 
     columns: Mapping[str, str]
@@ -37,6 +42,7 @@ class Wanted:
     dictionary: Collection[str] = ()
     hide: Collection[str] = ()
     lists: Collection[str] = LIST_COLUMNS
+    converters: Mapping[str, Converter] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class Block:
     """Rows of one file.
 
     table: the wanted columns that the file has, by our names: text as string, or dictionary where
-    asked for; numbers; times as timestamp; lists as list<string>. row_numbers: [rows] int64, 1 =
-    the first row of data. rejected: schema.REJECTED_SCHEMA.
+    asked for; numbers; times as timestamp; lists as list<string>; what a converter made.
+    row_numbers: [rows] int64, 1 = the first row of data. rejected: schema.REJECTED_SCHEMA.
     """
 
     table: pa.Table

@@ -68,6 +68,7 @@ def read(part: Part, wanted: Wanted) -> Iterator[Block]:
                 yield _block(file.path, rows, numbers, wanted, unread, source.damaged)
     if rest := ragged.take(None):
         none = pa.table({name: pa.array([], pa.string()) for name in wanted.columns})
+        none = _converted(none, wanted, {})
         empty = np.zeros(0, np.int64)
         yield make_block(file.path, none, empty, faults={}, content=str, unread=rest)
 
@@ -165,7 +166,22 @@ def _block(
         # One value may have swallowed others.
         return shown_row(row, wanted.hide, torn=True) if wanted.hide else repr(list(row.values()))
 
-    return make_block(path, table, numbers, faults=faults, content=content, unread=unread)
+    return make_block(
+        path,
+        _converted(table, wanted, faults),
+        numbers,
+        faults=faults,
+        content=content,
+        unread=unread,
+    )
+
+
+def _converted(table: pa.Table, wanted: Wanted, faults: Faults) -> pa.Table:
+    for place, name in enumerate(table.column_names):
+        if name in wanted.converters:
+            column = wanted.converters[name](table[name].combine_chunks(), faults)
+            table = table.set_column(place, name, column)
+    return table
 
 
 def _note_matches(texts: pa.Array, pattern: str, reason: str, faults: Faults) -> None:

@@ -5,16 +5,20 @@ Checksums are crc32c, rotated and shifted as `tensorflow/core/lib/hash/crc32c.h`
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from typing import IO
 
 import google_crc32c
+import numpy as np
+import pyarrow as pa
 
 from pipeline.errors import ImgembedError
 
 _HEAD = struct.Struct("<QI")  # length of the record, its checksum
-_TAIL = struct.Struct("<I")  # checksum of the record
+_LENGTH = struct.Struct("<Q")
+_TAIL = struct.Struct("<I")  # a checksum
 _MASK_DELTA = 0xA282EAD8
 _MAX_BYTES = 1 << 31  # no protocol buffer is larger
 
@@ -45,6 +49,19 @@ def masked_crc(data: bytes) -> int:
     """The checksum of some bytes as a TFRecord file holds it."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame_records(records: pa.LargeBinaryArray) -> bytes:
+    """The records as a part of a TFRecord file: parts one after the other make a file."""
+    data = memoryview(records.buffers()[2] or b"")
+    offsets = np.frombuffer(records.buffers()[1], np.int64)[records.offset :]
+    pieces: list[bytes | memoryview] = []
+    for start, stop in itertools.pairwise(offsets[: len(records) + 1].tolist()):
+        record = bytes(data[start:stop])  # the checksum takes nothing but bytes
+        length = _LENGTH.pack(len(record))
+        head, tail = _TAIL.pack(masked_crc(length)), _TAIL.pack(masked_crc(record))
+        pieces += (length, head, record, tail)
+    return b"".join(pieces)
 
 
 def starts_record(head: bytes) -> bool:

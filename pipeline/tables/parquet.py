@@ -17,6 +17,8 @@ from pipeline.tables.files import Part, TableFile
 from pipeline.tables.streams import reading
 from pipeline.tables.values import arrow_column, is_list, is_usable
 
+_STREAM_BYTES = 1 << 20
+
 
 def column_names(file: TableFile) -> list[str]:
     """The columns of a file's schema."""
@@ -52,7 +54,8 @@ def read(part: Part, wanted: Wanted) -> Iterator[Block]:
     file, first = part.file, part.first_row
     theirs = list(dict.fromkeys(wanted.columns.values()))
     kept = {wanted.columns[name] for name in wanted.dictionary if name in wanted.columns}
-    with _open(file, dictionary=kept) as table:
+    # What a converter takes may be large: megabytes a row.
+    with _open(file, dictionary=kept, streamed=bool(wanted.converters)) as table:
         _check_types(file, table.schema_arrow, wanted)
         groups = range(part.first_group, part.first_group + (part.groups or table.num_row_groups))
         rows = _count(file, table.metadata, groups)
@@ -78,14 +81,25 @@ def _changed(file: TableFile) -> ImgembedError:
 
 
 @contextmanager
-def _open(file: TableFile, dictionary: Collection[str] = ()) -> Iterator[pq.ParquetFile]:
+def _open(
+    file: TableFile, dictionary: Collection[str] = (), *, streamed: bool = False
+) -> Iterator[pq.ParquetFile]:
+    """streamed: memory holds pages, not whole row groups, where the file is local.
+
+    A bucket answers slowly: there, a row group is fetched at once.
+    """
     if file.compression != "none":
         raise ImgembedError(
             f"{file.path}: a Parquet file within {file.compression} cannot be read; unpack it"
         )
     with reading(file.path, file.format), _open_source(file.path) as source:
+        streamed = streamed and storage.is_local(file.path)
         yield pq.ParquetFile(
-            source, read_dictionary=sorted(dictionary), page_checksum_verification=True
+            source,
+            read_dictionary=sorted(dictionary),
+            page_checksum_verification=True,
+            pre_buffer=not streamed,
+            buffer_size=_STREAM_BYTES if streamed else 0,
         )
 
 
@@ -98,7 +112,7 @@ def _open_source(path: str) -> pa.NativeFile:
 def _check_types(file: TableFile, schema: pa.Schema, wanted: Wanted) -> None:
     for ours, theirs in wanted.columns.items():
         type_ = schema.field(theirs).type
-        if not is_usable(type_, lists=ours in wanted.lists):
+        if ours not in wanted.converters and not is_usable(type_, lists=ours in wanted.lists):
             what = "a list" if is_list(type_) else str(type_)
             raise ImgembedError(
                 f"{file.path}: column {theirs!r} is {what}; {ours} must be text, numbers or times"
@@ -107,10 +121,13 @@ def _check_types(file: TableFile, schema: pa.Schema, wanted: Wanted) -> None:
 
 def _block(path: str, batch: pa.RecordBatch, first: int, wanted: Wanted) -> Block:
     faults: Faults = {}
-    columns = {
-        ours: arrow_column(batch[theirs], ours, faults, dictionary=ours in wanted.dictionary)
-        for ours, theirs in wanted.columns.items()
-    }
+    columns = {}
+    for ours, theirs in wanted.columns.items():
+        if ours in wanted.converters:
+            columns[ours] = wanted.converters[ours](batch[theirs], faults)
+        else:
+            encoded = ours in wanted.dictionary
+            columns[ours] = arrow_column(batch[theirs], ours, faults, dictionary=encoded)
     table = pa.table(columns)
 
     def content(index: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from pipeline.tables import avro, delimited, jsonl, parquet, tfrecord
-from pipeline.tables.blocks import BLOCK_ROWS, LIST_COLUMNS, Block, Wanted
+from pipeline.tables.blocks import BLOCK_ROWS, LIST_COLUMNS, Block, Converter, Wanted
 from pipeline.tables.files import Part, TableFile
 from pipeline.tables.recognition import Format
 
@@ -45,14 +45,16 @@ def read_blocks(
     dictionary: Collection[str] = (),
     hide: Collection[str] = (),
     lists: Collection[str] = LIST_COLUMNS,
+    converters: Mapping[str, Converter] | None = None,
 ) -> Iterator[Block]:
     """All rows of a part, in order, in blocks of at most `block_rows`; none without a column.
 
     columns: {our name: the file's name}. dictionary: columns of ours that may come as
     dictionary<int32, string>. hide: columns of ours whose values no rejected row shows; of a row
     that cannot be parsed only the shape is shown. lists: columns of ours that may have several
-    values a row; in any other such a row is rejected.
+    values a row; in any other such a row is rejected. converters: what makes the
+    columns of ours that are not text, numbers, times or lists of text.
     """
-    wanted = Wanted(columns, block_rows, dictionary, hide, lists)
+    wanted = Wanted(columns, block_rows, dictionary, hide, lists, converters or {})
     if columns:
         yield from _READERS[part.file.format](part, wanted)

@@ -26,12 +26,13 @@ def rows_block(
 ) -> Block:
     """A block of rows by the file's names; a value that a row lacks is null."""
     faults: Faults = {}
-    arrays = {
-        ours: python_column(
-            [row.get(theirs) for row in rows], ours, faults, lists=ours in wanted.lists
-        )
-        for ours, theirs in wanted.columns.items()
-    }
+    arrays = {}
+    for ours, theirs in wanted.columns.items():
+        values = [row.get(theirs) for row in rows]
+        if ours in wanted.converters:
+            arrays[ours] = wanted.converters[ours](values, faults)
+        else:
+            arrays[ours] = python_column(values, ours, faults, lists=ours in wanted.lists)
 
     def content(index: int) -> str:
         row = rows[index]

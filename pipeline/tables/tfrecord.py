@@ -5,7 +5,6 @@ Bytes are text; a feature of one value is that value, one of several is a list.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,10 +26,10 @@ NOT_AN_EXAMPLE = "not a tf.train.Example"
 
 
 def column_names(file: TableFile) -> list[str]:
-    """The features of a file's first NAMED_ROWS examples, sorted."""
+    """The features of a file's first NAMED_ROWS examples, or of fewer large ones, sorted."""
     names: set[str] = set()
     with reading(file.path, file.format), open_path(file.path, file.compression) as source:
-        records = list(itertools.islice(read_records(source, file.path), NAMED_ROWS))
+        records = next(_groups(read_records(source, file.path), NAMED_ROWS), [])
     decoder = _decoder()
     batch = _decode(decoder, records)
     if batch is not None:
@@ -91,7 +90,8 @@ def _block(path: str, batch: pa.RecordBatch, numbers: np.ndarray, wanted: Wanted
         found = theirs in batch.schema.names
         raw[ours] = batch[theirs] if found else pa.nulls(len(numbers))
         values = _scalars(raw[ours], ours, faults, lists=ours in wanted.lists)
-        columns[ours] = arrow_column(values, ours, faults)
+        convert = wanted.converters.get(ours)
+        columns[ours] = convert(values, faults) if convert else arrow_column(values, ours, faults)
 
     def content(index: int) -> str:
         row = {ours: _unwrapped(column[index].as_py()) for ours, column in raw.items()}

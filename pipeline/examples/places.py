@@ -1,0 +1,73 @@
+"""Where an image stands: its place, a number that orders the records and cuts the shards.
+
+A place is a hash of the id and the seed. The files of the examples one after the other hold their
+records by ascending place, so that their order is as good as random and always the same; shards
+and files are equal stretches of all places. Joins compare places, which are numbers, not ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from pipeline import columnar
+from pipeline.columnar import Keyed
+from pipeline.hashing import hash_values
+
+PLACE = "place"
+NOTHING = pa.table({})
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of one run, and the shards that they are cut into."""
+
+    seed: int
+    shards: int
+
+    def of(self, ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
+        """[rows] uint64: the place of each id."""
+        return hash_values(ids, salt=f"place:{self.seed}")
+
+    def split(self, table: pa.Table, places: np.ndarray) -> Iterator[Keyed]:
+        """The rows of each shard, in their order. places: [rows] uint64."""
+        return columnar.split_by_shard(table, stretch(places, self.shards), self.shards)
+
+
+def stretch(places: np.ndarray, number: int) -> np.ndarray:
+    """[rows] int64: in which of `number` equal stretches each place lies."""
+    # The upper 32 bits are enough, and their product with the number cannot overflow.
+    return ((places >> np.uint64(32)) * np.uint64(number) >> np.uint64(32)).astype(np.int64)
+
+
+def look_up(places: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """[rows] int64: the row of each place among `known`, which ascend; -1 where it is not there."""
+    if not len(known):
+        return np.full(len(places), -1, np.int64)
+    rows = np.minimum(np.searchsorted(known, places), len(known) - 1)
+    return np.where(known[rows] == places, rows, -1)
+
+
+def column(table: pa.Table, name: str) -> pa.Array:
+    """A column as one array."""
+    found = table[name]
+    return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+
+
+@dataclass
+class EveryShard(beam.PTransform):
+    """A table without rows for each shard: joined in, it makes a shard appear that has none.
+
+    Input: the root. Output: (shard, pa.Table).
+    """
+
+    shards: int
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[Keyed]:
+        return root | "Shards" >> beam.Create(
+            [(shard, NOTHING) for shard in range(self.shards)], reshuffle=False
+        ).with_output_types(Keyed)

@@ -1,0 +1,100 @@
+"""How large the examples are: what decides the shards of the work and the files of the output.
+
+Shards are of no consequence for the result and follow from an estimate; files are part of it, and
+follow from what was counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline import schema
+from pipeline.artifacts import Version
+from pipeline.config import ExamplesConfig, ImagesConfig
+from pipeline.examples.catalog.find import Catalog
+from pipeline.examples.catalog.tasks import TableTask, Task
+from pipeline.reading import read_row_groups
+
+FILE_BYTES = 200 << 20  # a file's records are at most about that, before compression
+FILES_A_READER = 2
+# Images of a shard; their neighbours come to it as well, so it takes several times that.
+_SHARD_BYTES = 32 << 20
+# More shards would be more tables between them than images in them.
+_MOST_SHARDS = 1_024
+# Bytes a pixel of photos of 64 x 64 pixels; drawings take less, larger pictures as well.
+_BYTES_A_PIXEL: Mapping[str, float] = {"jpeg": 1.0, "png": 2.2, "raw": 3.0}
+_BYTES_A_ROW = 200  # of a table of texts
+_BYTES_AROUND = 20  # of a feature, beside its name and its value
+
+
+def content_bytes(found: Catalog, images: ImagesConfig, examples: ExamplesConfig) -> float:
+    """About how many bytes an image has once it is prepared."""
+    if found.feature_dim is not None:
+        return 4.0 * found.feature_dim
+    return _BYTES_A_PIXEL[examples.image_encoding] * images.image_size**2
+
+
+def estimate(found: Catalog, images: ImagesConfig, examples: ExamplesConfig) -> float:
+    """About how many bytes all images have once they are prepared."""
+    rows = sum(_estimate_rows(task) for task in found.tasks)
+    return rows * content_bytes(found, images, examples)
+
+
+def _estimate_rows(task: Task) -> int:
+    if not isinstance(task, TableTask):
+        return len(task.members)
+    rows = task.part.rows  # where the file says how many it has
+    return task.part.file.size // _BYTES_A_ROW if rows is None else rows
+
+
+def shard_count(setting: int | str, prepared_bytes: float) -> int:
+    """The parts the work is cut into: `runner.shards`, or by size where that is "auto"."""
+    if not isinstance(setting, str):
+        return setting
+    return int(min(_MOST_SHARDS, 1 + prepared_bytes // _SHARD_BYTES))
+
+
+def record_bytes(spec: schema.ExampleSpec, *, content: float, neighbors: float) -> float:
+    """About how many bytes a record has. content: of a node; neighbors: of a seed, the mean."""
+    around = sum(len(feature.name) + _BYTES_AROUND for feature in spec.features())
+    return (1 + neighbors) * content + around
+
+
+@dataclass(frozen=True)
+class Files:
+    """How the records are laid out. files: {split: number of files}; 0 for an empty split."""
+
+    files: Mapping[str, int]
+    record_bytes: int
+
+
+def file_counts(
+    counts: Mapping[str, int], spec: schema.ExampleSpec, graph: Version, readers: int
+) -> Files:
+    """Files of 100 to 200 MB, of the training split two at least for each reader.
+
+    counts: images/<split> and "content bytes" of the images.
+    """
+    records = {split: counts[f"images/{split}"] for split in schema.SPLITS}
+    images = max(1, sum(records.values()))
+    dim = spec.feature_dim
+    content = counts["content bytes"] / images if dim is None else 4.0 * dim
+    neighbors = min(spec.neighbors, linked(graph, spec.neighbors) / images)
+    each = record_bytes(spec, content=content, neighbors=neighbors)
+    least = {split: 1 for split in schema.SPLITS} | {schema.SPLITS[0]: FILES_A_READER * readers}
+    files = {
+        split: min(records[split], max(least[split], int(-(-records[split] * each // FILE_BYTES))))
+        for split in schema.SPLITS
+    }
+    return Files(files, int(each))
+
+
+def linked(graph: Version, neighbors: int) -> int:
+    """How many neighbours all images of the graph have, at most `neighbors` each."""
+    tables = (
+        table for path in graph.shards(schema.NODES) for table in read_row_groups(path, ["degree"])
+    )
+    return sum(int(np.minimum(table["degree"].to_numpy(), neighbors).sum()) for table in tables)

@@ -1,0 +1,236 @@
+"""What the files of examples hold, in every layout, encoding and compression: laws for all of them.
+
+The reference is plain Python (`plain_examples`); other readers are neural-structured-learning's own
+feature spec, TensorFlow Metadata's schema, and TensorFlow itself.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from example_cases import CASES, Made, made
+from plain_examples import check_same
+from PIL import Image
+from small_catalogs import SEED, SIDE, colour_of, everything, examples_of, serialized
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform.tf_metadata import schema_utils
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+from pipeline import schema
+from pipeline.examples import tf_schema
+from pipeline.examples.places import Places
+
+NSL = [name for name in CASES if name.startswith("nsl")]
+PICTURES = [name for name in CASES if "features" not in name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_image_is_the_example_that_plain_python_makes_of_it(name: str) -> None:
+    case = made(name)
+    expected = case.reference.examples()
+    for split in schema.SPLITS:
+        found = examples_of(case.version, split)
+        assert found.keys() == {i for i, of in case.reference.splits.items() if of == split}
+        for image_id, example in found.items():
+            check_same(example, expected[image_id])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_manifest_counts_what_is_in_the_files(name: str) -> None:
+    case = made(name)
+    manifest, found = case.version.manifest, everything(case.version)
+    for split, said in manifest["splits"].items():
+        files = [Path(path) for path in case.version.shards(split)]
+        assert said == {
+            "records": len(serialized(case.version, split)),
+            "files": len(files),
+            "bytes": sum(path.stat().st_size for path in files),
+        }
+    neighbors = Counter(len(case.reference.neighbors(image_id)) for image_id in found)
+    counts = manifest["counts"]
+    sizes = range(case.options["neighbors"] + 1)
+    assert counts["images"]["by_neighbors"] == {str(size): neighbors[size] for size in sizes}
+    assert counts["images"]["without_neighbors"] == neighbors[0] >= 2
+    kept = len(case.reference.kept_edges())
+    among = sum(len(example.get("graph_weights", ())) for example in found.values())
+    assert counts["edges"] == {
+        "read": len(case.world.edges),
+        "skipped": len(case.world.edges) - kept,
+        "among_nodes_of_examples": among,
+    }
+    assert manifest["classes"] == list(case.reference.classes)
+    for split in schema.SPLITS:
+        examples = examples_of(case.version, split).values()
+        assert manifest["texts"][split] == sum(len(e.get("text", ())) for e in examples)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_files_of_a_split_hold_its_records_by_ascending_place(name: str) -> None:
+    case = made(name)
+    catalog = [row["image_id"] for row in case.world.rows]
+    for split in schema.SPLITS:
+        ids = list(examples_of(case.version, split))
+        places = Places(SEED, 1).of(pa.array(ids, pa.string()))
+        assert np.all(places[1:] > places[:-1])
+        assert len(ids) < 3 or ids != sorted(ids, key=catalog.index)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_decoded_by_tensorflow_to_the_colours_of_the_catalog(name: str) -> None:
+    case = made(name)
+    raw = case.spec.image_encoding == "raw"
+    for index, row in enumerate(case.world.rows[::4]):
+        content = everything(case.version)[row["image_id"]]["image"][0]
+        flat = (
+            tf.io.decode_raw(content, tf.uint8) if raw else tf.io.decode_image(content, channels=3)
+        )
+        pixels = tf.reshape(flat, [SIDE, SIDE, 3]).numpy()
+        loss = 2 if case.spec.image_encoding == "jpeg" else 0
+        assert np.abs(pixels - np.array(colour_of(4 * index), int)).max() <= loss
+
+
+def test_gzip_files_hold_no_time() -> None:
+    for path in made("nsl png").version.shards("train"):
+        assert path.endswith(".tfrecord.gz")
+        assert (
+            Path(path).read_bytes()[:10]
+            == b"\x1f\x8b\x08" + bytes(5) + Path(path).read_bytes()[8:10]
+        )
+
+
+# Read by others -----------------------------------------------------------------------------------
+
+
+def make_feature_spec(content: tf.io.FixedLenFeature, name: str, max_neighbors: int) -> dict:
+    """As neural-structured-learning has it, in keras/graph_regularization_test.py and tutorials."""
+    spec = {
+        name: tf.io.FixedLenFeature(content.shape, content.dtype),
+        "label": tf.io.FixedLenFeature((), tf.int64, default_value=-1),
+        "NL_num_nbrs": tf.io.FixedLenFeature((), tf.int64, default_value=0),
+    }
+    for i in range(max_neighbors):
+        spec["{}{}_{}".format("NL_nbr_", i, name)] = content
+        spec["{}{}{}".format("NL_nbr_", i, "_weight")] = tf.io.FixedLenFeature(
+            [1], tf.float32, default_value=tf.constant([0.0])
+        )
+    return spec
+
+
+@pytest.mark.parametrize("name", NSL)
+def test_neural_structured_learning_reads_what_was_written(name: str) -> None:
+    case = made(name)
+    dim = case.spec.feature_dim
+    if dim is None:
+        key, nothing = "image", b""
+        content = tf.io.FixedLenFeature((), tf.string, default_value=nothing)
+    else:
+        key, nothing = "features", [0.0] * dim
+        content = tf.io.FixedLenFeature([dim], tf.float32, default_value=tf.zeros([dim]))
+    neighbors, expected = case.options["neighbors"], case.reference.examples()
+    for split in schema.SPLITS:
+        records = serialized(case.version, split)
+        if not records:
+            continue
+        parsed = tf.io.parse_example(records, make_feature_spec(content, key, neighbors))
+        columns = {name: column.numpy() for name, column in parsed.items()}
+        for row, image_id in enumerate(examples_of(case.version, split)):
+            seed, near = expected[image_id], case.reference.neighbors(image_id)
+            assert columns["label"][row] == seed["label"][0]
+            assert columns["NL_num_nbrs"][row] == len(near)
+            for slot in range(neighbors):
+                (weight,) = columns[f"NL_nbr_{slot}_weight"][row]
+                assert weight == pytest.approx(seed[f"NL_nbr_{slot}_weight"][0], rel=1e-6)
+                assert (weight > 0) == (slot < len(near))
+                found = columns[f"NL_nbr_{slot}_{key}"][row]
+                wanted = expected[near[slot]][key] if slot < len(near) else [nothing]
+                if dim is None:
+                    assert [found] == wanted
+                else:
+                    wanted = wanted if slot < len(near) else nothing
+                    assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def read_schema(case: Made) -> schema_pb2.Schema:
+    return tf_schema.read(case.version.file(schema.EXAMPLE_SCHEMA_FILE))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_schema_file_holds_for_every_record(name: str) -> None:
+    case = made(name)
+    rows = list(everything(case.version).values())
+    found = read_schema(case)
+    described = {feature.name: feature for feature in found.feature}
+    assert len(described) == len(found.feature)
+    assert {name for row in rows for name in row} <= described.keys()
+    for feature in found.feature:
+        check_feature(
+            feature, [row[feature.name] for row in rows if feature.name in row], len(rows)
+        )
+
+
+KINDS = {schema_pb2.BYTES: bytes, schema_pb2.INT: int, schema_pb2.FLOAT: float}
+
+
+def check_feature(feature: schema_pb2.Feature, lists: list[list], rows: int) -> None:
+    """What the schema says of a feature is true of its values in the rows that have it."""
+    assert len(lists) / rows >= feature.presence.min_fraction, feature.name
+    counts = [len(values) for values in lists]
+    assert all(count >= feature.value_count.min for count in counts), feature.name
+    if feature.value_count.HasField("max"):
+        assert all(count <= feature.value_count.max for count in counts), feature.name
+    flat = [value for values in lists for value in values]
+    assert all(isinstance(value, KINDS[feature.type]) for value in flat), feature.name
+    if feature.HasField("int_domain"):
+        assert all(feature.int_domain.min <= v <= feature.int_domain.max for v in flat), (
+            feature.name
+        )
+    if feature.HasField("float_domain"):
+        assert all(value >= feature.float_domain.min for value in flat), feature.name
+    if feature.HasField("image_domain"):
+        assert all(Image.open(io.BytesIO(value)).size == (SIDE, SIDE) for value in flat)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_schema_file_says_no_less_than_there_is(name: str) -> None:
+    case = made(name)
+    rows = list(everything(case.version).values())
+    labels, neighbors = len(case.reference.classes), case.options["neighbors"]
+    for feature in read_schema(case).feature:
+        lists = [row[feature.name] for row in rows if feature.name in row]
+        if labels:  # a catalog of features has neither labels nor texts
+            assert lists, f"{feature.name} is nowhere"
+        if len(lists) == len(rows) and {len(values) for values in lists} == {1}:
+            assert feature.presence.min_fraction == 1.0, feature.name
+        if feature.name.endswith(("label", "labels")):
+            assert (feature.int_domain.min, feature.int_domain.max) == (-1, labels - 1)
+        if feature.name in ("graph_senders", "graph_receivers", "NL_num_nbrs"):
+            assert feature.int_domain.max == neighbors
+        if case.spec.feature_dim and feature.name.endswith("features") and neighbors == 3:
+            sizes = {len(values) for values in lists}
+            assert (feature.value_count.max in sizes) or feature.name.startswith("nbr_")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tfx_reads_the_records_by_the_schema_file(name: str) -> None:
+    case = made(name)
+    described = read_schema(case)
+    decoder = ExamplesToRecordBatchDecoder(described.SerializeToString())
+    spec = schema_utils.schema_as_feature_spec(described).feature_spec
+    for split in schema.SPLITS:
+        records, expected = serialized(case.version, split), examples_of(case.version, split)
+        if not records:
+            continue
+        for row, example in zip(
+            decoder.DecodeBatch(records).to_pylist(), expected.values(), strict=True
+        ):
+            assert {name: values for name, values in row.items() if values is not None} == example
+        parsed = tf.io.parse_example(records, spec)
+        ids = parsed["image_id"]
+        ids = ids.values if isinstance(ids, tf.SparseTensor) else ids
+        assert [image_id.decode() for image_id in ids.numpy().ravel()] == list(expected)
