@@ -1,19 +1,14 @@
 """Claim: the examples are written faster than by the ways there were, in memory that is bounded.
 
-Makes a catalog and a graph (seeded, kept in the work folder), runs imgembed and its competitors on
-the same two cores, each in a process of its own, compares what they wrote record by record, and
-prints what each took. Records that disagree are an error. The figures also go to WORK.json.
+Makes a catalog and a graph (catalogs.py; kept in the work folder), runs imgembed and other programs
+(example_writers.py) on the same two cores, each in a process of its own, compares what they wrote
+record by record (agreement.py), and prints what each took. Records that disagree are an error. The
+figures also go to WORK.json.
 
     python benchmarks/examples.py [--photos images.zip] [--images 50000] [--repeat 2]
     python benchmarks/examples.py --variants --encodings --input-wait
 
-The catalog: JPEGs of 64 x 64 pixels in one Parquet file, cut at random out of the photos of a zip
-archive, without one drawn as smooth colour fields with shapes; a caption, a label and a split each;
-ten out-edges each, within groups of a hundred and by Zipf's law, so that some images are the
-neighbours of many.
-
-The competitors do the whole job: decode, resize and encode each picture, make the vocabularies of
-labels and tokens and the channel statistics, join five neighbours and the edges among them, write.
+The competitors:
     imgembed  the command that a user types; the graph is there before, as it is for the others
     nsl       neural-structured-learning's way, after its pack_nbrs: one process, Pillow, all
               examples parsed into one dict, every feature of a neighbour copied, one file
@@ -28,54 +23,31 @@ marginal cost, free of imports and the making of pipelines), and a profile of im
 from __future__ import annotations
 
 import argparse
-import collections
 import datetime
 import functools
-import io
 import itertools
 import json
-import operator
+import math
 import shutil
 import subprocess
 import sys
-import threading
 import time
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import measuring
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
+from agreement import check_agreement
+from catalogs import GROUP, Data
+from example_writers import NEIGHBORS, run_nsl, run_tf_data
 from measuring import Run, Usage, take_turns
-from PIL import Image, ImageDraw
-
-# What the catalog holds.
-SIDE, OUT_EDGES, GROUP = 64, 10, 100
-CLASSES, WORDS, PHOTOS = 50, 2_000, 1_000
-WORDS_OF_TEXT = (3, 9)  # of a caption: at least, and fewer than
-UNLABELLED, WITHOUT_TEXT = 0.1, 0.1  # shares of the images
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-SOURCE_QUALITY = 90
-FIELD, FIELD_NOISE = 6, 8.0  # control points a side of a drawn colour field; grain of 0 to 255
-CATALOG_VERSION = 1  # in the file's name: a catalog of an older generator is not taken for this one
-BLOCK = 1_000  # rows
-
-# What every competitor is asked for.
-NEIGHBORS, ENCODING, QUALITY, SUBWORD = 5, "jpeg", 95, 3
-NO_LABEL = -1
+from profiling import NATIVE, UNSEEN, WAITING, Sampler
 
 CORES = 2
+ENCODING = "jpeg"
 SMALL = 0.25  # of the images, for the marginal cost
 PACKAGES = ("apache-beam", "numpy", "pillow", "pyarrow", "tensorflow")
-PIXEL_TOLERANCE = 2.0  # mean difference of two decoders' pictures, of 255
-STATISTICS_TOLERANCE = 0.05  # of means and deviations, of 255
-PROFILE_SECONDS = 0.01  # between two looks at the threads
 
 # What is wanted.
 LEAST_FACTOR = 1.0  # images/s of imgembed / of the faster competitor
@@ -84,448 +56,8 @@ LEAST_SHARE = 0.95  # of the time after start-up: pictures, join and writing
 MOST_WAIT = 0.1  # share of a training step that waits for input
 
 # ---------------------------------------------------------------------------------------------
-# The catalog and the graph
+# Running imgembed and the others
 # ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which catalog, and where its files are."""
-
-    work: Path
-    images: int
-    seed: int
-    photos: Path | None
-
-    @property
-    def name(self) -> str:
-        kind = f"{self.photos.stem}{self.photos.stat().st_size}" if self.photos else "fields"
-        return f"{kind}-{self.images}-seed{self.seed}-v{CATALOG_VERSION}"
-
-    @property
-    def catalog(self) -> Path:
-        """Parquet: image_id, image, label, text, split."""
-        return self._file("catalog", ".parquet", write_catalog)
-
-    @property
-    def edges(self) -> Path:
-        """Parquet: src, dst, weight."""
-        return self._file("edges", ".parquet", write_edges)
-
-    @property
-    def edges_tsv(self) -> Path:
-        """The same as lines, without a header, which is what nsl reads."""
-        return self._file("edges", ".tsv", write_edges_tsv)
-
-    @property
-    def graph(self) -> Path:
-        """A run directory of imgembed with the graph of these edges."""
-        folder = self.work / f"graph-{self.name}"
-        imgembed("build-graph", "--edges", str(self.edges), "--run-dir", str(folder), "--quiet")
-        return folder
-
-    def _file(self, what: str, extension: str, write: Callable[[Path, Data], None]) -> Path:
-        """A file in the work folder; made where it is not there yet."""
-        path = self.work / f"{what}-{self.name}{extension}"
-        if not path.exists():
-            print(f"making {path.name}", file=sys.stderr)
-            unfinished = path.with_suffix(".unfinished")
-            write(unfinished, self)
-            unfinished.rename(path)
-        return path
-
-
-def image_ids(images: int) -> np.ndarray:
-    """[images] str."""
-    return np.array([f"img-{number:07d}" for number in range(images)])
-
-
-def write_catalog(path: Path, data: Data) -> None:
-    """Writes the catalog, a block of rows a row group."""
-    draw = np.random.default_rng([data.seed, 0])
-    make = cut_out(photos_of(data.photos)) if data.photos else draw_field
-    names = ("image_id", "image", "label", "text", "split")
-    types = [pa.string(), pa.binary(), *[pa.string()] * 3]
-    columns = pa.schema(list(zip(names, types, strict=True)))
-    ids = image_ids(data.images)
-    with pq.ParquetWriter(path, columns) as file:
-        for start in range(0, data.images, BLOCK):
-            block = ids[start : start + BLOCK]
-            pictures = [to_jpeg(make(draw)) for _ in block]
-            drawn = (draw_labels(draw, len(block)), draw_texts(draw, len(block)))
-            split = draw.choice(list(SHARES), len(block), p=list(SHARES.values()))
-            file.write_table(pa.table([block, pictures, *drawn, split], schema=columns))
-
-
-def photos_of(archive: Path) -> list[Image.Image]:
-    """Evenly spaced photos of a zip archive."""
-    with zipfile.ZipFile(archive) as file:
-        names = sorted(n for n in file.namelist() if n.lower().endswith((".jpg", ".jpeg", ".png")))
-        names = names[:: max(1, len(names) // PHOTOS)][:PHOTOS]
-        return [Image.open(io.BytesIO(file.read(name))).convert("RGB") for name in names]
-
-
-def cut_out(photos: Sequence[Image.Image]) -> Callable[[np.random.Generator], Image.Image]:
-    """What cuts a random square out of a random photo."""
-
-    def cut(draw: np.random.Generator) -> Image.Image:
-        photo = photos[draw.integers(len(photos))]
-        shortest = min(photo.size)
-        side = draw.uniform(min(SIDE, shortest), shortest)
-        left, top = (draw.uniform(0, length - side) for length in photo.size)
-        box = (left, top, left + side, top + side)
-        return photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
-
-    return cut
-
-
-def draw_field(draw: np.random.Generator) -> Image.Image:
-    """Colours that change smoothly, a few shapes, and some grain as of a camera."""
-    points = draw.integers(0, 256, (FIELD, FIELD, 3), dtype=np.uint8)
-    picture = Image.fromarray(points).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    pen = ImageDraw.Draw(picture)
-    for shape in (pen.ellipse, pen.rectangle):
-        left, top, width, height = draw.integers(4, SIDE // 2, 4).tolist()
-        colour = tuple(draw.integers(0, 256, 3).tolist())
-        shape((left, top, left + width, top + height), fill=colour)
-    grain = draw.normal(0, FIELD_NOISE, (SIDE, SIDE, 1))
-    return Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
-
-
-def to_jpeg(picture: Image.Image) -> bytes:
-    """As it comes into the catalog."""
-    sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=SOURCE_QUALITY)
-    return sink.getvalue()
-
-
-def draw_labels(draw: np.random.Generator, rows: int) -> list[str | None]:
-    """One of CLASSES each, some have none."""
-    known = draw.random(rows) >= UNLABELLED
-    numbers = draw.integers(0, CLASSES, rows)
-    return [
-        f"class {n:02d}" if is_known else None for n, is_known in zip(numbers, known, strict=True)
-    ]
-
-
-def draw_texts(draw: np.random.Generator, rows: int) -> list[str | None]:
-    """Captions of made-up words, drawn by Zipf's law; some images have none."""
-    words = np.array(vocabulary())
-    shares = np.cumsum(1 / np.arange(1, WORDS + 1))
-    lengths = draw.integers(*WORDS_OF_TEXT, rows)
-    drawn = words[np.searchsorted(shares / shares[-1], draw.random(int(lengths.sum())))]
-    parts = np.split(drawn, np.cumsum(lengths)[:-1])
-    known = draw.random(rows) >= WITHOUT_TEXT
-    return [
-        " ".join(part) if is_known else None for part, is_known in zip(parts, known, strict=True)
-    ]
-
-
-def vocabulary() -> list[str]:
-    """WORDS different words of three syllables."""
-    syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprstvz", "aeiou")]
-    return ["".join(three) for three in itertools.product(syllables, repeat=3)][:: 7 * 11][:WORDS]
-
-
-def write_edges(path: Path, data: Data) -> None:
-    """Ten out-edges an image to others of its group, the first of which are drawn most often."""
-    draw = np.random.default_rng([data.seed, 1])
-    ids = image_ids(data.images)
-    # The greatest of (Gumbel noise + logarithm of the share) are a draw without replacement.
-    score = draw.gumbel(size=(data.images, GROUP)) - np.log(np.arange(1, GROUP + 1))
-    numbers = np.arange(data.images)
-    score[numbers, numbers % GROUP] = -np.inf
-    chosen = np.argpartition(-score, OUT_EDGES, axis=1)[:, :OUT_EDGES]
-    dst = (numbers // GROUP * GROUP)[:, None] + chosen
-    weight = draw.exponential(size=dst.size) + 0.1
-    columns = {"src": np.repeat(ids, OUT_EDGES), "dst": ids[dst.ravel()], "weight": weight}
-    pq.write_table(pa.table(columns), path)
-
-
-def write_edges_tsv(path: Path, data: Data) -> None:
-    """The edges as lines of src, dst and weight."""
-    options = pa.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    pa.csv.write_csv(pq.read_table(data.edges), path, options)
-
-
-# ---------------------------------------------------------------------------------------------
-# The competitors. Each reads a catalog and edges, writes into a folder, in a process of its own.
-# ---------------------------------------------------------------------------------------------
-
-
-def read_rows(catalog: str) -> Iterator[dict[str, Any]]:
-    """The rows of the catalog."""
-    for batch in pq.ParquetFile(catalog).iter_batches(BLOCK):
-        yield from batch.to_pylist()
-
-
-@dataclass
-class Analysis:
-    """What is found in a full pass: vocabularies with counts, and sums over all pixels."""
-
-    labels: collections.Counter[str]  # of the training split
-    tokens: collections.Counter[str]
-    pictures: int = 0
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))
-    squares: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))
-
-    @classmethod
-    def of(cls, catalog: str) -> Analysis:
-        """The vocabularies of a catalog; pictures are added later."""
-        columns = ["label", "text", "split"]
-        table = pq.read_table(catalog, columns=columns)
-        labels, texts, splits = (table[name].to_pylist() for name in columns)
-        words = collections.Counter(word for text in texts if text for word in text.lower().split())
-        pieces: collections.Counter[str] = collections.Counter()
-        for word, number in words.items():
-            framed = f"<{word}>"
-            for start in range(len(framed) - SUBWORD + 1):
-                pieces["#" + framed[start : start + SUBWORD]] += number
-        of_training = (
-            label for label, split in zip(labels, splits, strict=True) if label and split == "train"
-        )
-        return cls(collections.Counter(of_training), words + pieces)
-
-    def label_ids(self) -> collections.defaultdict[str | None, int]:
-        """Places in the vocabulary: the most frequent first, equal ones by name; else NO_LABEL."""
-        order = sorted(self.labels, key=lambda label: (-self.labels[label], label))
-        places = {label: place for place, label in enumerate(order)}
-        return collections.defaultdict(lambda: NO_LABEL, places)
-
-    def add(self, pictures: int, sums: np.ndarray, squares: np.ndarray) -> None:
-        """Adds the sums over the pixels of some pictures."""
-        self.pictures += pictures
-        self.sums += sums
-        self.squares += squares
-
-    def to_json(self) -> dict[str, Any]:
-        pixels = self.pictures * SIDE * SIDE
-        means = self.sums / pixels
-        deviations = np.sqrt(self.squares / pixels - means**2)
-        vocabularies = {"labels": dict(self.labels), "tokens": dict(self.tokens)}
-        return {**vocabularies, "means": means.tolist(), "deviations": deviations.tolist()}
-
-    def write(self, out: str) -> None:
-        Path(out, "analysis.json").write_text(json.dumps(self.to_json()))
-
-
-def edges_among(nodes: Sequence[Any], graph: Mapping[Any, Mapping[Any, float]]) -> list[tuple]:
-    """(sender, receiver, weight) of all edges among the nodes of an example, by their places."""
-    found = []
-    for sender, node in enumerate(nodes):
-        out_edges = graph.get(node, {})
-        for receiver, other in enumerate(nodes):
-            if other in out_edges:
-                found.append((sender, receiver, out_edges[other]))
-    return found
-
-
-def add_edges(features: Any, edges: Sequence[tuple]) -> None:
-    """Puts edges into the features of an example."""
-    features["graph_senders"].int64_list.value.extend([edge[0] for edge in edges])
-    features["graph_receivers"].int64_list.value.extend([edge[1] for edge in edges])
-    features["graph_weights"].float_list.value.extend([edge[2] for edge in edges])
-
-
-def run_nsl(catalog: str, edges: str, out: str) -> None:
-    """Examples of single images, then what pack_nbrs makes of them. edges: lines."""
-    import tensorflow as tf
-
-    analysis = Analysis.of(catalog)
-    label_ids = analysis.label_ids()
-    singles = f"{out}/images.tfrecord"
-    with tf.io.TFRecordWriter(singles) as writer:
-        for row in read_rows(catalog):
-            picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
-            picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-            analysis.add(1, *channel_sums(picture))
-            writer.write(single_example(row, picture, label_ids[row["label"]]).SerializeToString())
-    analysis.write(out)
-    pack_neighbors(singles, edges, f"{out}/examples.tfrecord")
-
-
-CHANNEL_VALUES = np.arange(256)
-
-
-def channel_sums(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the values and of their squares, [3] int64 each."""
-    counts = np.array(picture.histogram()).reshape(3, 256)
-    return counts @ CHANNEL_VALUES, counts @ CHANNEL_VALUES**2
-
-
-def single_example(row: Mapping[str, Any], picture: Image.Image, label: int) -> Any:
-    """A tf.train.Example of one image."""
-    import tensorflow as tf
-
-    sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=QUALITY, subsampling=0)
-    example = tf.train.Example()
-    features = example.features.feature
-    features["image_id"].bytes_list.value.append(row["image_id"].encode())
-    features["image"].bytes_list.value.append(sink.getvalue())
-    add_labels_and_texts(features, row, label)
-    return example
-
-
-def add_labels_and_texts(features: Any, row: Mapping[str, Any], label: int) -> None:
-    """Puts into a seed's features what they hold beside the picture: no label outside training."""
-    training = row["split"] == "train"
-    features["label"].int64_list.value.append(label if training else NO_LABEL)
-    if not training:
-        features["heldout_label"].int64_list.value.append(label)
-    if row["text"]:
-        features["text"].bytes_list.value.append(row["text"].encode())
-        features["text_weight"].float_list.value.append(1.0)
-
-
-def pack_neighbors(examples: str, edges: str, target: str) -> None:
-    """The steps of pack_nbrs, and the edges among the nodes, which it does not know."""
-    import tensorflow as tf
-
-    by_id = {}
-    for record in tf.data.TFRecordDataset([examples]):
-        example = tf.train.Example()
-        example.ParseFromString(record.numpy())
-        by_id[example.features.feature["image_id"].bytes_list.value[0].decode()] = example
-    graph = read_lines(edges)
-    with tf.io.TFRecordWriter(target) as writer:
-        for image_id, example in by_id.items():
-            writer.write(merge_neighbors(image_id, example, by_id, graph).SerializeToString())
-
-
-def read_lines(edges: str) -> dict[str, dict[str, float]]:
-    """{src: {dst: weight}}; of edges that are there twice the stronger one."""
-    graph: dict[str, dict[str, float]] = {}
-    with open(edges) as file:
-        for line in file:
-            src, dst, text = line.rstrip("\n").split("\t")
-            out_edges, weight = graph.setdefault(src, {}), float(text)
-            if dst not in out_edges or weight > out_edges[dst]:
-                out_edges[dst] = weight
-    return graph
-
-
-def merge_neighbors(
-    image_id: str,
-    example: Any,
-    by_id: Mapping[str, Any],
-    graph: Mapping[str, Mapping[str, float]],
-) -> Any:
-    """A copy of the seed's example with every feature of its strongest neighbours."""
-    import tensorflow as tf
-
-    known = [(weight, dst) for dst, weight in graph.get(image_id, {}).items() if dst in by_id]
-    strongest = sorted(known, reverse=True)[:NEIGHBORS]
-    merged = tf.train.Example()
-    merged.CopyFrom(example)
-    features = merged.features.feature
-    features["NL_num_nbrs"].int64_list.value.append(len(strongest))
-    for index, (weight, neighbor) in enumerate(strongest):
-        prefix = f"NL_nbr_{index}_"
-        features[f"{prefix}weight"].float_list.value.append(weight)
-        for name, value in by_id[neighbor].features.feature.items():
-            features[prefix + name].CopyFrom(value)
-    add_edges(features, edges_among([image_id, *(dst for _, dst in strongest)], graph))
-    return merged
-
-
-def run_tf_data(catalog: str, edges: str, out: str) -> None:
-    """Pictures in parallel by TensorFlow, the rest in dicts. edges: Parquet."""
-    import tensorflow as tf
-
-    analysis = Analysis.of(catalog)
-    label_ids = analysis.label_ids()
-    rows = pq.read_table(catalog).to_pylist()
-    pictures = decode_in_parallel([row["image"] for row in rows], analysis)
-    analysis.write(out)
-    nodes = {
-        row["image_id"]: (
-            row["image_id"].encode(),
-            picture,
-            label_ids[row["label"]] if row["split"] == "train" else NO_LABEL,
-        )
-        for row, picture in zip(rows, pictures, strict=True)
-    }
-    table = pq.read_table(edges)
-    graph: dict[str, dict[str, float]] = {}
-    for src, dst, weight in zip(
-        *(table[name].to_pylist() for name in table.column_names), strict=True
-    ):
-        graph.setdefault(src, {})[dst] = weight
-    # The JPEGs are compressed already: level 0, as imgembed has it, makes this one faster as well.
-    options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=0)
-    writers = {
-        split: tf.io.TFRecordWriter(f"{out}/{split}.tfrecord.gz", options) for split in SHARES
-    }
-    for row in rows:
-        example = plain_example(row, label_ids[row["label"]], nodes, graph)
-        writers[row["split"]].write(example)
-    for writer in writers.values():
-        writer.close()
-
-
-def decode_in_parallel(images: Sequence[bytes], analysis: Analysis) -> list[bytes]:
-    """The pictures decoded, resized and encoded; their sums are added to the analysis."""
-    import tensorflow as tf
-
-    def prepare(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        pixels = tf.io.decode_jpeg(image, 3, dct_method="INTEGER_ACCURATE")
-        pixels = tf.cond(
-            tf.reduce_all(tf.shape(pixels)[:2] == SIDE), lambda: pixels, lambda: resize(pixels)
-        )
-        encoded = tf.io.encode_jpeg(pixels, quality=QUALITY, chroma_downsampling=False)
-        values = tf.reshape(tf.cast(pixels, tf.int32), [-1, 3])
-        return encoded, tf.reduce_sum(values, 0), tf.reduce_sum(values**2, 0)
-
-    def resize(pixels: tf.Tensor) -> tf.Tensor:
-        resized = tf.image.resize(pixels, (SIDE, SIDE), "bicubic", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-
-    dataset = tf.data.Dataset.from_tensor_slices(images)
-    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(BLOCK).prefetch(1)
-    pictures = []
-    for encoded, sums, squares in dataset.as_numpy_iterator():
-        pictures += encoded.tolist()
-        totals = (part.sum(axis=0, dtype=np.int64) for part in (sums, squares))
-        analysis.add(len(encoded), *totals)
-    return pictures
-
-
-# The names of a neighbour's features, made once.
-SLOTS = [
-    tuple(f"NL_nbr_{index}_{name}" for name in ("weight", "image_id", "image", "label"))
-    for index in range(NEIGHBORS)
-]
-
-
-def plain_example(
-    row: Mapping[str, Any],
-    label: int,
-    nodes: Mapping[str, tuple[bytes, bytes, int]],
-    graph: Mapping[str, Mapping[str, float]],
-) -> bytes:
-    """A seed with its strongest neighbours, serialized. nodes: {id: (id, picture, label)}."""
-    import tensorflow as tf
-
-    out_edges = graph.get(row["image_id"], {})
-    known = [item for item in out_edges.items() if item[0] in nodes]
-    strongest = sorted(known, key=operator.itemgetter(1), reverse=True)[:NEIGHBORS]
-    example = tf.train.Example()
-    features = example.features.feature
-    image_id, picture, _ = nodes[row["image_id"]]
-    features["image_id"].bytes_list.value.append(image_id)
-    features["image"].bytes_list.value.append(picture)
-    add_labels_and_texts(features, row, label)
-    features["NL_num_nbrs"].int64_list.value.append(len(strongest))
-    for names, (dst, weight) in zip(SLOTS, strongest, strict=False):
-        neighbor_id, picture, neighbor_label = nodes[dst]
-        features[names[0]].float_list.value.append(weight)
-        features[names[1]].bytes_list.value.append(neighbor_id)
-        features[names[2]].bytes_list.value.append(picture)
-        features[names[3]].int64_list.value.append(neighbor_label)
-    add_edges(features, edges_among([row["image_id"], *(dst for dst, _ in strongest)], graph))
-    return example.SerializeToString()
-
 
 COMPETITORS = ("nsl", "tf.data")
 
@@ -554,7 +86,7 @@ def run_of(name: str, data: Data, out: Path, sets: Sequence[str] = ()) -> Run:
     inputs = [data.catalog, data.edges]
     if name == "imgembed":
         command = [program(), *build_arguments(data.catalog, data.edges, out, sets)]
-        return Run(command, out, inputs, copy_of(data.graph))
+        return Run(command, out, inputs, copy_of(graph_of(data)))
     edges = data.edges_tsv if name == "nsl" else data.edges
     return Run(self_run(name, data.catalog, edges, out), out, [data.catalog, edges])
 
@@ -565,15 +97,15 @@ def build_arguments(
     """What imgembed is called with."""
     settings = [f"examples.image_encoding={ENCODING}", f"examples.neighbors={NEIGHBORS}", *sets]
     options = [word for setting in settings for word in ("--set", setting)]
-    paths = [
-        "--edges",
-        str(edges),
-        "--images",
-        str(catalog),
-        "--run-dir",
-        str(Path(str(out), "run")),
-    ]
-    return ["build-graph", *paths, *options]
+    paths = {"--edges": edges, "--images": catalog, "--run-dir": f"{out}/run"}
+    return ["build-graph", *(str(word) for pair in paths.items() for word in pair), *options]
+
+
+def graph_of(data: Data) -> Path:
+    """A run directory of imgembed with the graph of the edges."""
+    folder = data.work / f"graph-{data.name}"
+    imgembed("build-graph", "--edges", str(data.edges), "--run-dir", str(folder), "--quiet")
+    return folder
 
 
 def copy_of(graph: Path) -> Callable[[Path], object]:
@@ -586,180 +118,6 @@ def check_up_to_date(out: Path) -> None:
     said = (out / "said.txt").read_text(errors="replace")
     if "is up to date" not in said:
         raise SystemExit(f"imgembed made the graph anew; it said:\n{said}")
-
-
-# ---------------------------------------------------------------------------------------------
-# Comparing what was written
-# ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a record says. split: None where its file does not tell."""
-
-    split: str | None
-    labels: tuple[int, ...]  # of the seed, held out, of the neighbours
-    texts: tuple[bytes, ...]
-    neighbors: tuple[bytes, ...]
-    weights: tuple[float, ...]
-    edges: tuple[tuple[int, int, float], ...]
-    picture: bytes
-    neighbor_pictures: tuple[int, ...]  # hashes
-
-
-def read_records(files: Mapping[str, str | None], compression: str) -> dict[bytes, Seen]:
-    """{image id: record}. files: {path: split}."""
-    import tensorflow as tf
-
-    found = {}
-    for path, split in files.items():
-        for record in tf.data.TFRecordDataset(path, compression).as_numpy_iterator():
-            features = tf.train.Example.FromString(record).features.feature
-            image_id = features["image_id"].bytes_list.value[0]
-            if image_id in found:
-                raise SystemExit(f"{path}: {image_id!r} is there twice")
-            found[image_id] = to_seen(features, split)
-    return found
-
-
-def to_seen(features: Any, split: str | None) -> Seen:
-    """A record's features; those that imgembed does not write are passed over."""
-    slots = SLOTS[: features["NL_num_nbrs"].int64_list.value[0]]
-    numbers = [features[name].int64_list.value for name in ("graph_senders", "graph_receivers")]
-    label_names = ("label", "heldout_label", *(slot[3] for slot in slots))
-    return Seen(
-        split=split,
-        labels=tuple((*features[name].int64_list.value, NO_LABEL)[0] for name in label_names),
-        texts=tuple(features["text"].bytes_list.value),
-        neighbors=tuple(features[slot[1]].bytes_list.value[0] for slot in slots),
-        weights=tuple(features[slot[0]].float_list.value[0] for slot in slots),
-        edges=tuple(zip(*numbers, features["graph_weights"].float_list.value, strict=True)),
-        picture=features["image"].bytes_list.value[0],
-        neighbor_pictures=tuple(hash(features[slot[2]].bytes_list.value[0]) for slot in slots),
-    )
-
-
-COMPARED = ("split", "labels", "texts", "neighbors", "weights", "edges")
-
-
-def compare(ours: Mapping[bytes, Seen], theirs: Mapping[bytes, Seen]) -> list[str]:
-    """How two sets of records differ: a line a kind of difference, with an example."""
-    if ours.keys() != theirs.keys():
-        example = min(ours.keys() ^ theirs.keys())
-        return [f"{len(ours):,} and {len(theirs):,} images; only one has {example!r}"]
-    kinds: dict[str, list[bytes]] = {}
-    for image_id, mine in ours.items():
-        for kind in differences(mine, theirs[image_id]):
-            kinds.setdefault(kind, []).append(image_id)
-    return [
-        f"{len(ids):,} records with other {kind}, such as {ids[0]!r}: "
-        f"{getattr(ours[ids[0]], kind)!r:.200}, not {getattr(theirs[ids[0]], kind)!r:.200}"
-        for kind, ids in kinds.items()
-    ]
-
-
-def differences(mine: Seen, other: Seen) -> Iterator[str]:
-    """The fields in which two records do not say the same."""
-    for name in COMPARED:
-        value = getattr(other, name)
-        if value is not None and value != getattr(mine, name):
-            yield name
-    if (
-        mine.picture != other.picture
-        and pixel_distance(mine.picture, other.picture) > PIXEL_TOLERANCE
-    ):
-        yield "picture"
-
-
-def pixel_distance(one: bytes, other: bytes) -> float:
-    """The mean difference of two JPEGs, of 255."""
-    pixels = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (one, other))
-    return float(np.abs(np.subtract(*pixels)).mean())
-
-
-def check_pictures(records: Mapping[bytes, Seen]) -> list[str]:
-    """Whether the neighbours' pictures are those that the neighbours have as seeds."""
-    hashes = {image_id: hash(seen.picture) for image_id, seen in records.items()}
-    wrong = [
-        image_id
-        for image_id, seen in records.items()
-        if seen.neighbor_pictures != tuple(map(hashes.get, seen.neighbors))
-    ]
-    return [f"{len(wrong):,} records with a wrong picture of a neighbour"] if wrong else []
-
-
-def compare_analyses(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """How vocabularies and statistics differ."""
-    found = [f"other {name}" for name in ("labels", "tokens") if ours[name] != theirs[name]]
-    return found + [
-        f"{name} {ours[name]}, not {theirs[name]}"
-        for name in ("means", "deviations")
-        if np.abs(np.subtract(ours[name], theirs[name])).max() > STATISTICS_TOLERANCE
-    ]
-
-
-def current(out: Path) -> Path:
-    """The examples that imgembed wrote."""
-    stage = out / "run" / "examples"
-    return stage / (stage / "CURRENT").read_text().strip()
-
-
-def our_files(out: Path) -> dict[str, str | None]:
-    """{path: split} of the files that imgembed wrote."""
-    paths = sorted(current(out).glob("*.tfrecord*"))
-    return {str(path): path.name.split("-")[0] for path in paths}
-
-
-def their_records(name: str, out: Path) -> dict[bytes, Seen]:
-    """The records of a competitor."""
-    if name == "nsl":
-        return read_records({str(out / "examples.tfrecord"): None}, "")
-    return read_records({str(out / f"{split}.tfrecord.gz"): split for split in SHARES}, "GZIP")
-
-
-def our_analysis(out: Path) -> dict[str, Any]:
-    """Vocabularies and statistics as imgembed's transform holds them."""
-    import tensorflow as tf
-    import tensorflow_transform as tft
-
-    folder = str(current(out) / "transform")
-    output = tft.TFTransformOutput(folder)
-    vocabularies = {name: read_vocabulary(output, name) for name in ("labels", "tokens")}
-    nothing = tf.RaggedTensor.from_row_splits(
-        tf.constant([], tf.string), tf.constant([0, 0], tf.int64)
-    )
-    zeros = tf.zeros([1, 3], tf.int64)
-    inputs = {"label": nothing, "text": nothing, "channel_sums": zeros, "channel_squares": zeros}
-    values = output.transform_features_layer()(inputs)
-    names = ("means", "deviations")
-    statistics = {name: values[f"channel_{name}"].numpy()[0].tolist() for name in names}
-    return {**vocabularies, **statistics}
-
-
-def read_vocabulary(output: Any, name: str) -> dict[str, int]:
-    """{entry: how often it occurs}."""
-    paths = [Path(output.vocabulary_file_by_name(file)) for file in (name, f"{name}_counts")]
-    entries, counts = (path.read_text().splitlines() for path in paths)
-    return dict(zip(entries, map(int, counts), strict=True))
-
-
-def check_agreement(outs: Mapping[str, Path]) -> int:
-    """How many records all agree on; SystemExit with every disagreement."""
-    print("comparing", file=sys.stderr)
-    ours, analysis = (
-        read_records(our_files(outs["imgembed"]), "GZIP"),
-        our_analysis(outs["imgembed"]),
-    )
-    problems = {"imgembed": check_pictures(ours)}
-    for name in COMPETITORS:
-        theirs = their_records(name, outs[name])
-        written = json.loads((outs[name] / "analysis.json").read_text())
-        problems[name] = compare(ours, theirs) + check_pictures(theirs)
-        problems[name] += compare_analyses(analysis, written)
-    lines = [f"{name}: {problem}" for name, found in problems.items() for problem in found]
-    if lines:
-        raise SystemExit("the results disagree\n" + "\n".join(lines))
-    return len(ours)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -785,105 +143,33 @@ STEPS = {
         "tfx_bsl/",
     ),
 }
+WORK = (PICTURES, JOIN, WRITE)
+RUNNER = "pipeline/runner.py:run"
 BETWEEN = "pipeline/columnar.py"  # tables on their way from one step to another: a part of the join
-START, BEAM, NATIVE, WAITING = "start-up, manifest", "Beam", "threads without Python", "waiting"
-AFTER_START = (PICTURES, JOIN, WRITE, TRANSFORM, BEAM, NATIVE)
+START, BEAM = "start-up, manifest", "Beam"
+AFTER_START = (*WORK, TRANSFORM, BEAM, NATIVE)
 
 
-class Sampler(threading.Thread):
-    """Looks at all threads every few milliseconds; what each has worked since goes to its step.
-
-    cpu, wall: seconds by step. The wall time between two looks is divided like the work that was
-    done in it; where that was less than one core's, the rest is WAITING.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.cpu: collections.Counter[str] = collections.Counter()
-        self.wall: collections.Counter[str] = collections.Counter()
-        self._done = threading.Event()
-        self._main = threading.main_thread().ident
-        self._worked: dict[int, float] = {}
-        self._looked = time.monotonic()
-
-    def run(self) -> None:
-        while not self._done.wait(PROFILE_SECONDS):
-            self._look()
-
-    def stop(self) -> None:
-        """Ends it."""
-        self._done.set()
-        self.join()
-
-    def _look(self) -> None:
-        steps, now = self._steps_of_threads(), time.monotonic()
-        passed, self._looked = now - self._looked, now
-        worked: collections.Counter[str] = collections.Counter()
-        for task, step in steps.items():
-            seconds = worked_by(task)
-            worked[step] += max(0.0, seconds - self._worked.get(task, 0.0))
-            self._worked[task] = seconds
-        total = sum(worked.values())
-        self.cpu.update(worked)
-        for step, seconds in worked.items():
-            self.wall[step] += seconds * passed / max(total, passed)
-        self.wall[WAITING] += passed - min(total, passed)
-
-    def _steps_of_threads(self) -> dict[int, str]:
-        """{id of a thread or child process: what it is at}."""
-        frames = sys._current_frames()
-        known = {thread.native_id: thread.ident for thread in threading.enumerate()}
-        steps = {}
-        for folder in Path("/proc/self/task").iterdir():
-            task = int(folder.name)
-            frame = frames.get(known.get(task, 0) or 0)
-            if task != self.native_id:
-                steps[task] = step_of(frame, known[task] == self._main) if frame else NATIVE
-            for child in measuring.read_proc(folder / "children").split():
-                steps[int(child)] = PICTURES  # the processes that decode
-        return steps
-
-
-def worked_by(task: int) -> float:
-    """CPU seconds of a thread, or of a process of one thread; 0 where it has ended."""
-    fields = measuring.read_proc(Path(f"/proc/{task}/schedstat")).split()
-    return int(fields[0]) / 1e9 if fields else 0.0
-
-
-def step_of(frame: FrameType, is_main: bool) -> str:
-    """What a stack is at."""
-    files = [file_of(frame)]
-    while frame.f_back is not None:
-        frame = frame.f_back
-        files.append(file_of(frame))
-    if is_main and "pipeline/runner.py:run" not in files:
+def step_of(stack: Sequence[str], is_main: bool) -> str:
+    """What a stack of the command is at."""
+    if is_main and not any(place.endswith(RUNNER) for place in stack):
         return START
-    for file in files:
-        step = step_of_file(file)
+    for place in stack:
+        step = step_of_place(place)
         if step is not None:
             return step
-    return JOIN if any(BETWEEN in file for file in files) else BEAM
-
-
-def file_of(frame: FrameType) -> str:
-    """Folder and file of its code and, of the runner's, the function."""
-    path = "/".join(frame.f_code.co_filename.rsplit("/", 6)[1:])
-    if path.endswith("pipeline/runner.py"):
-        return f"pipeline/runner.py:{frame.f_code.co_name}"
-    return path
+    return JOIN if any(BETWEEN in place for place in stack) else BEAM
 
 
 @functools.cache
-def step_of_file(file: str) -> str | None:
-    """The step that the file is a part of."""
-    return next(
-        (step for step, parts in STEPS.items() if any(part in file for part in parts)), None
-    )
+def step_of_place(place: str) -> str | None:
+    """The step that `file:function` is a part of."""
+    return next((step for step, parts in STEPS.items() if any(p in place for p in parts)), None)
 
 
 def run_profile(catalog: str, edges: str, out: str) -> None:
     """The command, with a thread that looks at what it does."""
-    sampler = Sampler()
+    sampler = Sampler(step_of, children=PICTURES)
     sampler.start()
     from cli.main import run
 
@@ -895,36 +181,45 @@ def run_profile(catalog: str, edges: str, out: str) -> None:
     Path(out, "profile.json").write_text(json.dumps(content))
 
 
-def run_and_print_profile(data: Data) -> dict[str, Any]:
-    """Prints where imgembed's time goes."""
-    out = data.work / "out-profile"
-    command = self_run("profile", data.catalog, data.edges, out)
-    used = take_turns({"profile": Run(command, out, [data.catalog], copy_of(data.graph))}, 1)[
-        "profile"
-    ]
-    check_up_to_date(out)
-    profile = json.loads((out / "profile.json").read_text())
-    print(f"\nWhere imgembed's time goes, {data.images:,} images: {used.wall:.1f} s, "
-          f"{used.cpu:.1f} s of CPU\n")  # fmt: skip
-    print(f"{'':32}{'wall s':>9}{'CPU s':>9}{'of CPU after start':>20}")
-    after = sum(profile["cpu"].get(step, 0.0) for step in AFTER_START)
-    for step in (START, *AFTER_START, WAITING):
-        wall, cpu = (profile[kind].get(step, 0.0) for kind in ("wall", "cpu"))
-        share = f"{cpu / after:20.1%}" if step in AFTER_START else ""
-        print(f"{step:32}{wall:9.1f}{cpu:9.1f}{share}")
-    shares = {
-        kind: sum(profile[kind].get(step, 0.0) for step in (PICTURES, JOIN, WRITE))
-        / max(1e-9, sum(profile[kind].get(step, 0.0) for step in (*AFTER_START, *more)))
-        for kind, more in (("cpu", ()), ("wall", (WAITING,)))
+def profile(small: Data, large: Data) -> dict[str, Any]:
+    """Prints where imgembed's time goes, in all and for each image more."""
+    few, many = (take_profile(data) for data in (small, large))
+    more = large.images - small.images
+    print(f"\nWhere imgembed's time goes, {large.images:,} images\n")
+    print(f"{'':32}{'wall s':>9}{'CPU s':>9}{'share':>9}{'CPU us an image more':>24}{'share':>9}")
+    marginal = {
+        step: (many["cpu"].get(step, 0.0) - few["cpu"].get(step, 0.0)) / more * 1e6
+        for step in (START, *AFTER_START, UNSEEN)
     }
+    shares = [shares_of(figures) for figures in (many["cpu"], marginal)]
+    for step in (START, *AFTER_START, UNSEEN, WAITING):
+        wall, cpu = (many[kind].get(step, 0.0) for kind in ("wall", "cpu"))
+        share, of_more = (f"{of[step]:9.1%}" if step in of else f"{'':9}" for of in shares)
+        print(f"{step:32}{wall:9.1f}{cpu:9.1f}{share}{marginal.get(step, 0.0):24.1f}{of_more}")
+    in_all, of_more = (sum(of[step] for step in WORK) for of in shares)
     judged = [
-        at_least(
-            "pictures, join and write: share of CPU after start-up", shares["cpu"], LEAST_SHARE
-        ),
-        Verdict("the same of the wall time", shares["wall"]),
+        at_least("pictures, join, write: share of CPU after start-up", in_all, LEAST_SHARE),
+        at_least("the same of what each image more takes", of_more, LEAST_SHARE),
     ]
     print_verdicts(judged)
-    return {"images": data.images, **profile, "verdicts": to_json(judged)}
+    sizes = {str(small.images): few, str(large.images): many}
+    return {"profiles": sizes, "verdicts": to_json(judged)}
+
+
+def take_profile(data: Data) -> dict[str, dict[str, float]]:
+    """{"cpu" and "wall": {step: seconds}}."""
+    out = data.work / "out-profile"
+    command = self_run("profile", data.catalog, data.edges, out)
+    name = f"profile, {data.images:,}"
+    take_turns({name: Run(command, out, [data.catalog], copy_of(graph_of(data)))}, 1)
+    check_up_to_date(out)
+    return json.loads((out / "profile.json").read_text())
+
+
+def shares_of(figures: Mapping[str, float]) -> dict[str, float]:
+    """The share of each step in all that comes after the start."""
+    after = {step: figures.get(step, 0.0) for step in AFTER_START}
+    return {step: value / sum(after.values()) for step, value in after.items()}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -941,7 +236,8 @@ def open_batches(run: str, epochs: int) -> tuple[Any, Any, int]:
     """(examples, batches as the trainer has them by default, batches of an epoch) of a run."""
     from pipeline.artifacts import RunDir
     from trainer.config import TrainingConfig
-    from trainer.dataset import TRAIN, ExampleFiles, steps_per_epoch, training_batches
+    from trainer.dataset import steps_per_epoch, training_batches
+    from trainer.example_files import TRAIN, ExampleFiles
 
     training = TrainingConfig()
     files = ExampleFiles.open(RunDir.open(run).require("examples"))
@@ -982,7 +278,7 @@ def run_wait(run: str, out: str) -> None:
     keras.utils.set_random_seed(0)
     training = TrainingConfig()
     files, batches, steps = open_batches(run, WAIT_EPOCHS)
-    network = make_model(files, ModelConfig(), training)
+    network = make_model(files, files.transform(), ModelConfig(), training)
     optimizer = keras.optimizers.AdamW(training.learning_rate, global_clipnorm=1.0)
     network.compile(optimizer=optimizer, jit_compile=False)
     iterator = iter(batches)
@@ -1007,7 +303,7 @@ def run_wait(run: str, out: str) -> None:
     Path(out, "wait.json").write_text(json.dumps(content))
 
 
-def run_and_print_encodings(small: Data, large: Data, repeat: int) -> dict[str, Any]:
+def encodings(small: Data, large: Data, repeat: int) -> dict[str, Any]:
     """Prints, for each encoding and layout, its size and what it takes to write and to read."""
     rows = {}
     for encoding, layout in itertools.product(ENCODINGS, LAYOUTS):
@@ -1046,7 +342,7 @@ def measure_encoding(
     return {
         "bytes": read["bytes"] / read["records"],
         "write_per_second": large.images / many.wall,
-        "marginal_per_second": more / (many.wall - few.wall),
+        "marginal_per_second": rate(more, many.wall - few.wall),
         "write_cpu_us": (many.cpu - few.cpu) / more * 1e6,
         "read_per_second": read["records"] / read["seconds"],
         "read_mb_per_second": read["bytes"] / read["seconds"] / 1e6,
@@ -1054,7 +350,7 @@ def measure_encoding(
     }
 
 
-def run_and_print_wait(work: Path, images: int) -> dict[str, Any]:
+def input_wait(work: Path, images: int) -> dict[str, Any]:
     """Prints how much of a training step is waiting for input, with the data of the demo."""
     sample = work / f"sample-{images}"
     if not (sample / "cfg.yaml").exists():
@@ -1080,19 +376,12 @@ def measure_wait(work: Path, sample: Path, encoding: str) -> dict[str, float]:
     """Seconds of a step, of its waiting, and of a step without new input."""
     run, out = work / f"run-wait-{encoding}", work / f"out-wait-{encoding}"
     config = ["--config", str(sample / "cfg.yaml"), "--run-dir", str(run)]
-    imgembed("build-graph", *config, "--set", f"examples.image_encoding={encoding}", "--quiet")
+    settings = ["--set", f"examples.image_encoding={encoding}"]
+    imgembed("build-graph", *config, *settings, "--quiet", "--force")
     print(f"running training steps, {encoding}", file=sys.stderr)
     measuring.measure(Run(self_run("wait", run, out), out))
     return json.loads((out / "wait.json").read_text())
 
-
-RUNS: Mapping[str, Callable[..., None]] = {
-    "nsl": run_nsl,
-    "tf.data": run_tf_data,
-    "profile": run_profile,
-    "parse": run_parse,
-    "wait": run_wait,
-}
 
 # ---------------------------------------------------------------------------------------------
 # The benchmark
@@ -1118,9 +407,9 @@ class Verdict:
     def answer(self) -> str:
         if not self.wanted:
             return ""
-        too_much = self.most is not None and self.value > self.most
-        too_little = self.least is not None and self.value < self.least
-        return "no" if too_much or too_little else "yes"
+        enough = self.least is None or self.value >= self.least
+        not_too_much = self.most is None or self.value <= self.most
+        return "yes" if enough and not_too_much else "no"
 
 
 def at_most(what: str, value: float, most: float) -> Verdict:
@@ -1145,12 +434,13 @@ def to_json(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     return [asdict(verdict) for verdict in verdicts]
 
 
-def run_competitors(small: Data, large: Data, repeat: int) -> dict[str, Any]:
+def competitors(small: Data, large: Data, repeat: int) -> dict[str, Any]:
     """Runs, checks and prints all competitors on both catalogs."""
+    names = ("imgembed", *COMPETITORS)
     outs = {
         (name, data.images): data.work / f"out-{name}-{data.images}"
         for data in (small, large)
-        for name in ("imgembed", *COMPETITORS)
+        for name in names
     }
     sizes = {data.images: data for data in (small, large)}
     runs = {
@@ -1158,10 +448,9 @@ def run_competitors(small: Data, large: Data, repeat: int) -> dict[str, Any]:
         for (name, images), out in outs.items()
     }
     usages = dict(zip(outs, take_turns(runs, repeat).values(), strict=True))
-    check_up_to_date(outs["imgembed", large.images])
-    records = check_agreement(
-        {name: outs[name, large.images] for name in ("imgembed", *COMPETITORS)}
-    )
+    for data in (small, large):
+        check_up_to_date(outs["imgembed", data.images])
+    records = agree({name: outs[name, large.images] for name in names}, small.work)
     print(f"\nAll agree on {records:,} records: splits, labels, texts, neighbours, weights, edges, "
           "pictures; and on vocabularies and statistics.\n")  # fmt: skip
     print_usages(usages)
@@ -1174,6 +463,20 @@ def run_competitors(small: Data, large: Data, repeat: int) -> dict[str, Any]:
     }
 
 
+def agree(outs: Mapping[str, Path], work: Path) -> int:
+    """How many records all agree on."""
+    print("comparing", file=sys.stderr)
+    out = work / "out-agreement"
+    measuring.measure(Run(self_run("agreement", out, *outs.values()), out))
+    return int((out / "records.txt").read_text())
+
+
+def run_agreement(out: str, imgembed: str, *others: str) -> None:
+    """Compares what imgembed and the competitors wrote."""
+    theirs = {name: Path(folder) for name, folder in zip(COMPETITORS, others, strict=True)}
+    Path(out, "records.txt").write_text(str(check_agreement(Path(imgembed), theirs)))
+
+
 Usages = Mapping[tuple[str, int], Usage]
 
 
@@ -1183,7 +486,7 @@ def judge_competitors(usages: Usages, small: int, large: int) -> list[Verdict]:
     speeds = {
         "images/s": {name: large / usages[name, large].wall for name in names},
         "marginal images/s": {
-            name: (large - small) / (usages[name, large].wall - usages[name, small].wall)
+            name: rate(large - small, usages[name, large].wall - usages[name, small].wall)
             for name in names
         },
     }
@@ -1204,7 +507,7 @@ def judge_competitors(usages: Usages, small: int, large: int) -> list[Verdict]:
     return judged
 
 
-def run_variants(datas: Sequence[Data], repeat: int) -> dict[str, Any]:
+def variants(datas: Sequence[Data], repeat: int) -> dict[str, Any]:
     """imgembed on catalogs of several sizes: does its memory grow?"""
     outs = {("imgembed", data.images): data.work / f"out-variant-{data.images}" for data in datas}
     runs = {
@@ -1227,6 +530,11 @@ def run_variants(datas: Sequence[Data], repeat: int) -> dict[str, Any]:
     }
 
 
+def rate(number: int, seconds: float) -> float:
+    """So many a second; not a number where the clock says that more took less."""
+    return number / seconds if seconds > 0 else math.nan
+
+
 def print_usages(usages: Usages) -> None:
     """A row a run; the marginal figures are those of the images more than in the run before it."""
     print(f"{'':12}{'images':>9}{'wall s':>9}{'CPU s':>9}{'peak GiB':>10}{'own GiB':>9}"
@@ -1246,10 +554,27 @@ def print_usages(usages: Usages) -> None:
 def marginal_of(images: int, used: Usage, fewer: int, before: Usage) -> str:
     """Images a second, and CPU microseconds an image, of what a run has more than another."""
     more = images - fewer
-    return f"{more / (used.wall - before.wall):12,.0f}{(used.cpu - before.cpu) / more * 1e6:8.0f}"
+    cpu = (used.cpu - before.cpu) / more * 1e6
+    return f"{rate(more, used.wall - before.wall):12,.0f}{cpu:8.0f}"
 
 
-PARTS = ("competitors", "profile", "variants", "encodings", "input-wait")
+RUNS: Mapping[str, Callable[..., None]] = {
+    "nsl": run_nsl,
+    "tf.data": run_tf_data,
+    "agreement": run_agreement,
+    "profile": run_profile,
+    "parse": run_parse,
+    "wait": run_wait,
+}
+
+
+PARTS = {
+    "competitors": "imgembed against the others; by default",
+    "profile": "where imgembed's time goes; by default",
+    "variants": "memory by the size of the catalog",
+    "encodings": "size and speed by encoding and layout",
+    "input-wait": "how long training steps wait",
+}
 DEFAULT_PARTS = ("competitors", "profile")
 
 
@@ -1263,11 +588,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; medians are shown")
-    helps = ("imgembed against the others", "where imgembed's time goes", "memory by size",
-             "size and speed by encoding and layout", "how long training waits")  # fmt: skip
-    for part, text in zip(PARTS, helps, strict=True):
-        default = "; by default" if part in DEFAULT_PARTS else ""
-        parser.add_argument(f"--{part}", action="store_true", help=text + default)
+    for part, text in PARTS.items():
+        parser.add_argument(f"--{part}", action="store_true", help=text)
     # How the script starts one of RUNS in a process of its own: NAME, then its arguments.
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -1282,7 +604,7 @@ def main() -> None:
         return
     measuring.use_cores(CORES)
     asked = vars(arguments)
-    parts = [part for part in PARTS if asked[part.replace("-", "_")]] or list(DEFAULT_PARTS)
+    parts = [part for part in PARTS if asked[part.replace("-", "_")]] or DEFAULT_PARTS
     work = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     small, large, double = (
@@ -1290,17 +612,16 @@ def main() -> None:
         for share in (SMALL, 1, 2)
     )
     made: Mapping[str, Callable[[], dict[str, Any]]] = {
-        "competitors": lambda: run_competitors(small, large, arguments.repeat),
-        "profile": lambda: run_and_print_profile(large),
-        "variants": lambda: run_variants([small, large, double], arguments.repeat),
-        "encodings": lambda: run_and_print_encodings(small, large, arguments.repeat),
-        "input-wait": lambda: run_and_print_wait(work, min(DEMO_IMAGES, arguments.images)),
+        "competitors": lambda: competitors(small, large, arguments.repeat),
+        "profile": lambda: profile(small, large),
+        "variants": lambda: variants([small, large, double], arguments.repeat),
+        "encodings": lambda: encodings(small, large, arguments.repeat),
+        "input-wait": lambda: input_wait(work, min(DEMO_IMAGES, arguments.images)),
     }
     machine = measuring.describe_machine(CORES, PACKAGES)
     machine |= {"date": datetime.date.today().isoformat(), "repeat": arguments.repeat}
-    write_figures(
-        Path(f"{work}.json"), {part: {"machine": machine, **made[part]()} for part in parts}
-    )
+    for part in parts:
+        write_figures(Path(f"{work}.json"), part, {"machine": machine, **made[part]()})
 
 
 def whole_groups(images: float) -> int:
@@ -1308,10 +629,10 @@ def whole_groups(images: float) -> int:
     return max(1, int(images) // GROUP) * GROUP
 
 
-def write_figures(path: Path, parts: Mapping[str, Any]) -> None:
-    """Writes the parts that ran; what the file has of others stays."""
+def write_figures(path: Path, part: str, figures: Mapping[str, Any]) -> None:
+    """Writes the figures of a part; what the file has of others stays."""
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**before, **parts}, indent=2) + "\n")
+    path.write_text(json.dumps({**before, part: figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ import io
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +199,7 @@ def _advise(plan: Plan | examples_plan.Plan, written: int, remedy: str, room: Ro
 
 def _examples(config: Config, room: Room, edges: int | None) -> Part:
     """edges: of the graph that is planned with them."""
-    with _silenced():
-        from pipeline.examples.plan import plan_examples
+    from pipeline.examples.plan import plan_examples
     from pipeline.runner import threads
 
     found = plan_examples(
@@ -217,20 +214,6 @@ def _examples(config: Config, room: Room, edges: int | None) -> Part:
     advice = advise_examples(found, room) if config.runner.name == "direct" else []
     notes = (*found.notes, *advice)
     return Part(dataclasses.asdict(found), _examples_table(found, room), notes)
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Without what TensorFlow has to say of the processor when it is loaded."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
 
 
 def _examples_table(plan: examples_plan.Plan, room: Room) -> list[str]:

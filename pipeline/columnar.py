@@ -27,6 +27,7 @@ Keyed = tuple[int, pa.Table]
 _SPILL_BYTES = 1 << 17
 _spill_folder: str | None = None
 _spill_names = itertools.count()
+_NO_COLUMNS = pa.table({})
 _INLINE, _IN_FILE = b"\x00", b"\x01"
 
 
@@ -214,6 +215,21 @@ class GatherShards(beam.PTransform):
             | "Group" >> beam.GroupByKey()
             | "Concatenate" >> beam.MapTuple(_concatenate_shard).with_output_types(Keyed)
         )
+
+
+@dataclass
+class EveryShard(beam.PTransform):
+    """A table without rows for each shard: joined in, it makes a shard appear that has none.
+
+    Input: the root. Output: (shard, pa.Table).
+    """
+
+    shards: int
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[Keyed]:
+        return root | "Shards" >> beam.Create(
+            [(shard, _NO_COLUMNS) for shard in range(self.shards)], reshuffle=False
+        ).with_output_types(Keyed)
 
 
 @dataclass

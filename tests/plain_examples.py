@@ -133,13 +133,12 @@ class Reference:
         return found
 
     def _compact(self, neighbors: Sequence[str], weights: Sequence[float]) -> Example:
-        raw = self.options.get("image_encoding") == "raw"
         if not neighbors:
-            return {"nbr_image": [b""]} if raw else {}
+            return {}
         nodes = [self._node(neighbor) for neighbor in neighbors]
         names = [*nodes[0].keys() - {"labels"}, *["labels"] * self.several_labels]
         found = {f"nbr_{name}": [v for node in nodes for v in node.get(name, [])] for name in names}
-        if raw:
+        if self.options.get("image_encoding") == "raw":
             found["nbr_image"] = [b"".join(found["nbr_image"])]
         if self.several_labels:
             found["nbr_num_labels"] = [len(node.get("labels", [])) for node in nodes]

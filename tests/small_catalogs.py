@@ -39,7 +39,10 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """A catalog and a graph. queries: (text, image, sessions). sessions: of images that are seen."""
+    """A catalog and a graph.
+
+    queries: (text, image, sessions). sessions: of the images that are seen.
+    """
 
     rows: Sequence[Row]
     edges: Sequence[Edge]

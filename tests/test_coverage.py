@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -53,10 +54,12 @@ def test_slices_are_those_of_images_one_by_one(images):
 @settings(max_examples=100, deadline=None)
 def test_a_tally_of_parts_is_the_tally_of_all(images, cuts):
     bounds = [0, *sorted(cuts), len(images)]
-    parts = [tally(images[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [tally(images[a:b]) for a, b in itertools.pairwise(bounds)]
     whole = tally(images)
     assert coverage.add_up(pa.concat_tables(parts[::-1])) == whole
-    found = Counter({(row["sessions"], row["neighbors"]): row["images"] for row in whole.to_pylist()})
+    found = Counter(
+        {(row["sessions"], row["neighbors"]): row["images"] for row in whole.to_pylist()}
+    )
     assert found == Counter(images)
 
 

@@ -73,13 +73,39 @@ def example(values: dict[str, Any]) -> bytes:
             features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
         elif isinstance(value, int):
             features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        elif name.endswith("labels"):
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=value))
         else:
             features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=value))
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
-def save_examples(folder: Path, splits: dict[str, list[bytes]], feature_dim: int | None) -> Version:
-    found = version(schema.EXAMPLES, folder, feature_dim=feature_dim, compression="gzip")
+def save_examples(
+    folder: Path,
+    splits: dict[str, list[bytes]],
+    *,
+    feature_dim: int | None = None,
+    encoding: str | None = None,
+    multi_label: bool = False,
+) -> Version:
+    found = version(
+        schema.EXAMPLES,
+        folder,
+        content="image" if feature_dim is None else "features",
+        feature_dim=feature_dim,
+        image_size=32 if feature_dim is None else None,
+        image_encoding=encoding,
+        layout="nsl",
+        multi_label=multi_label,
+        neighbors=0,
+        classes=[],
+        compression="gzip",
+        token_ids=1,
+        texts={},
+        labelled={},
+        counts={"images": {"with_neighbors": 0}},
+        splits={split: {"records": len(of), "files": 1} for split, of in splits.items()},
+    )
     for split, records in splits.items():
         path = found.file(schema.shard_name(split, 0, 1, "tfrecord.gz"))
         with tf.io.TFRecordWriter(path, "GZIP") as writer:
@@ -197,6 +223,37 @@ def test_labels_of_the_test_split_are_guessed_from_the_training_split(
     assert values(part, "trained embedding", "accuracy") == [0.5]
     # c: cosine 0.32 to a, so 0; d: b is nearer, so 1.
     assert values(part, "raw features", "accuracy") == [1.0]
+    assert values(part, "most frequent label", "accuracy") == [0.5]
+
+
+def test_of_several_labels_a_guess_has_to_be_one(tmp_path: Path, run: dict[str, Version]) -> None:
+    labels: dict[str, dict[str, list[int]]] = {
+        "train": {"a": [0, 2], "b": [1]},
+        "validation": {},
+        "test": {"c": [2, 0], "d": [2]},
+    }
+    splits = {
+        split: [
+            example(
+                {
+                    "image_id": name.encode(),
+                    "features": FEATURES[name],
+                    "labels" if split == "train" else "heldout_labels": of,
+                }
+            )
+            for name, of in part.items()
+        ]
+        for split, part in labels.items()
+    }
+    examples = save_examples(tmp_path, splits, feature_dim=2, multi_label=True)
+    config = EvaluationConfig(k=[1], bootstrap=0)
+    part = evaluate(**{**run, "examples": examples}, config=config, seed=0)["labels"]
+    assert (part["queries"], part["neighbors"]) == (2, 2)
+    # c: a votes cos 50 for 0 and for 2, b cos 40 for 1: wrong. d: b is nearer, so 1: wrong.
+    assert values(part, "trained embedding", "accuracy") == [0.0]
+    # c: a is the only one of a positive cosine, so 0, its first: right. d: b, so 1: wrong.
+    assert values(part, "raw features", "accuracy") == [0.5]
+    # All three labels occur once; the lowest of them, 0, is right for c alone.
     assert values(part, "most frequent label", "accuracy") == [0.5]
 
 
@@ -348,15 +405,17 @@ def test_links_of_any_weight_stand_before_all_others() -> None:
     assert ranking == [[2, 1, 0, 3], [3, 2, 1, 0], [1, 0, 3, 2]]
 
 
-def test_raw_features_of_pictures_are_means_of_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["png", "raw"])
+def test_raw_features_of_pictures_are_means_of_pixels(tmp_path: Path, encoding: str) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     records = []
     for name, picture in zip("abc", pixels, strict=True):
         sink = io.BytesIO()
         Image.fromarray(picture).save(sink, "PNG")
-        records.append(example({"image_id": name.encode(), "image": sink.getvalue()}))
+        content = sink.getvalue() if encoding == "png" else picture.tobytes()
+        records.append(example({"image_id": name.encode(), "image": content}))
     splits = {"train": records[:2], "validation": records[2:], "test": []}
-    examples = save_examples(tmp_path, splits, feature_dim=None)
+    examples = save_examples(tmp_path, splits, encoding=encoding)
     zeros = np.zeros(4, np.int64)
     corpus = inputs.Corpus(pa.array(["c", "a", "z", "b"]), np.zeros((4, 2)), zeros, zeros)
     content = inputs.read_content(examples, corpus)
@@ -366,4 +425,13 @@ def test_raw_features_of_pictures_are_means_of_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(content.raw[[1, 3, 0]], expected, atol=1e-4)
     assert not content.raw[2].any()
     assert content.found == 3
-    assert set(itertools.chain(content.train_label, content.test_label)) == {schema.NO_LABEL}
+    labels = itertools.chain(content.train_labels.flat, content.test_labels.flat)
+    assert set(labels) == {schema.NO_LABEL}
+
+
+def test_examples_of_an_earlier_program_are_refused(
+    run: dict[str, Version], tmp_path: Path
+) -> None:
+    old = Version(schema.EXAMPLES, "v0001", str(tmp_path), {"feature_dim": 2})
+    with pytest.raises(ImgembedError, match="earlier imgembed.*make the stage anew with"):
+        evaluate(**{**run, "examples": old}, config=EvaluationConfig(), seed=0)

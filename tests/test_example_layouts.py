@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 from example_cases import CASES, Made, made
-from plain_examples import check_same
 from PIL import Image
+from plain_examples import check_same
 from small_catalogs import SEED, SIDE, colour_of, everything, examples_of, serialized
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import schema_utils
@@ -207,7 +207,9 @@ def test_the_schema_file_says_no_less_than_there_is(name: str) -> None:
             assert lists, f"{feature.name} is nowhere"
         if len(lists) == len(rows) and {len(values) for values in lists} == {1}:
             assert feature.presence.min_fraction == 1.0, feature.name
-        if feature.name.endswith(("label", "labels")):
+        if feature.name == schema.COMPACT_LABEL_COUNTS.name:
+            assert (feature.int_domain.min, feature.int_domain.max) == (0, labels)
+        elif feature.name.endswith(("label", "labels")):
             assert (feature.int_domain.min, feature.int_domain.max) == (-1, labels - 1)
         if feature.name in ("graph_senders", "graph_receivers", "NL_num_nbrs"):
             assert feature.int_domain.max == neighbors

@@ -24,7 +24,7 @@ from pipeline import schema
 from pipeline.config import SplitConfig
 from pipeline.examples import coverage, neighbors, records, settle, vocabularies
 from pipeline.examples.nodes import NodeFiles
-from pipeline.examples.places import NOTHING, Places
+from pipeline.examples.places import Places
 from pipeline.examples.prepare import PREPARED_SCHEMA
 from pipeline.parallel import Outcome
 from pipeline.tables.framing import read_records
@@ -82,9 +82,7 @@ def worlds(draw: st.DrawFn) -> World:
     edges = []
     for src in ids:
         ends = draw(st.lists(st.sampled_from(ids), max_size=6, unique=True))
-        weights = draw(
-            st.lists(st.floats(0.01, 1e6), min_size=len(ends), max_size=len(ends))
-        )
+        weights = draw(st.lists(st.floats(0.01, 1e6), min_size=len(ends), max_size=len(ends)))
         ranked = zip(ends, sorted(weights, reverse=True), strict=True)
         edges += [(src, end, rank, weight) for rank, (end, weight) in enumerate(ranked, 1)]
     sessions = {i: draw(st.integers(1, 3)) for i in ids if draw(st.booleans())}
@@ -111,7 +109,7 @@ def shuffle(
     """(shard, {kind: its tables}), the last shard and the last table first."""
     shards: dict[int, dict[str, list[pa.Table]]] = defaultdict(lambda: {k: [] for k in inputs})
     for shard in range(every):
-        shards[shard]["every"] = [NOTHING]
+        shards[shard]["every"] = [pa.table({})]
     for kind, keyed in inputs.items():
         for shard, table in keyed:
             shards[shard][kind].insert(0, table)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,14 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow_metadata.proto.v0 import schema_pb2
 
 from pipeline import schema
-from pipeline.examples import layouts, nodes, wire
+from pipeline.examples import layouts, nodes, tf_schema, wire
 from pipeline.examples.layouts import Neighborhoods
 from pipeline.examples.subgraphs import Edges
 
-PICTURE_BYTES, DIM = 12, 2
+PICTURE_BYTES, DIM, CLASSES = 12, 2, 3
 NODE_SCHEMA = pa.schema(
     [
         ("place", pa.uint64()),
@@ -50,7 +52,7 @@ class Block(NamedTuple):
 
 @st.composite
 def node(draw: st.DrawFn) -> dict:
-    labels = st.lists(st.integers(0, 9), max_size=3)
+    labels = st.lists(st.integers(0, CLASSES - 1), max_size=CLASSES, unique=True)
     return {
         "place": draw(st.integers(0, 2**64 - 1)),
         "image_id": draw(st.text(min_size=1, max_size=4)),
@@ -166,10 +168,12 @@ def neighbors_of_compact(found: dict[str, list], spec: schema.ExampleSpec) -> li
                 slot["labels"], labels = labels[:size], labels[size:]
     assert not labels
     assert not counts
-    assert content in ([], [b""])
+    assert content in ([], [b""])  # raw pictures are one value, cut to its end
+    assert slots or not [name for name in found if name.startswith("nbr_")]
     return slots
 
 
+TYPES = {schema_pb2.BYTES: bytes, schema_pb2.INT: int, schema_pb2.FLOAT: float}
 SPECS = [
     schema.ExampleSpec(neighbors, dim, encoding, "nsl", multi)  # type: ignore[arg-type]
     for neighbors, (dim, encoding), multi in itertools.product(
@@ -178,14 +182,17 @@ SPECS = [
 ]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+def spec_name(spec: schema.ExampleSpec) -> str:
+    content = spec.image_encoding or "features"
+    return f"{content}-{spec.neighbors}" + ("-labels" if spec.multi_label else "")
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=spec_name)
 @given(data=st.data())
 @settings(max_examples=12, deadline=None)
 def test_both_layouts_hold_the_seeds_and_neighbors_that_they_were_given(spec, data):
     block = data.draw(blocks(spec.neighbors))
-    compact = schema.ExampleSpec(
-        spec.neighbors, spec.feature_dim, spec.image_encoding, "compact", spec.multi_label
-    )
+    compact = replace(spec, layout="compact")
     of_nsl, of_compact = encode(block, spec), encode(block, compact)
     assert len(of_nsl) == len(of_compact) == len(block.seeds)
     for index, row in enumerate(block.seeds):
@@ -213,6 +220,26 @@ def expected_seed(
     names = ("graph_senders", "graph_receivers", "graph_weights")
     found |= {name: [edge[part] for edge in edges] for part, name in enumerate(names)}
     return {name: values for name, values in found.items() if values}
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=spec_name)
+@given(data=st.data(), layout=st.sampled_from(["nsl", "compact"]))
+@settings(max_examples=12, deadline=None)
+def test_examples_are_as_the_schema_says(spec, data, layout):
+    spec = replace(spec, layout=layout)
+    described = {row.name: row for row in tf_schema.make_schema(spec, CLASSES).feature}
+    for found in encode(data.draw(blocks(spec.neighbors)), spec):
+        assert set(found) <= set(described)
+        for name, feature in described.items():
+            if name not in found:
+                assert not feature.presence.min_fraction
+                continue
+            values, sizes = found[name], feature.value_count
+            assert sizes.min <= len(values) <= (sizes.max or len(values))
+            assert isinstance(values[0], TYPES[feature.type])
+            if feature.WhichOneof("domain_info") == "int_domain":
+                assert feature.int_domain.min <= min(values)
+                assert max(values) <= feature.int_domain.max
 
 
 @pytest.mark.parametrize("layout", ["nsl", "compact"])
@@ -255,6 +282,5 @@ def test_lists_are_kept_where_they_may_be_seen(lists, keep, start):
     array = pa.array(lists, pa.large_list(pa.int64())).slice(start)
     found = nodes.keep_lists(array, pa.array(keep[: len(lists)], pa.bool_()).slice(start))
     assert found.to_pylist() == [
-        labels if kept else []
-        for labels, kept in list(zip(lists, keep, strict=False))[start:]
+        labels if kept else [] for labels, kept in list(zip(lists, keep, strict=False))[start:]
     ]

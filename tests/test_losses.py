@@ -31,6 +31,17 @@ def test_cross_entropy_of_a_batch_without_labels_is_zero_and_has_zero_gradients(
     assert tape.gradient(loss, logits).numpy().tolist() == [[0.0, 0.0]]
 
 
+def test_sigmoid_cross_entropy_asks_for_each_class_of_the_labelled_seeds() -> None:
+    logits = tf.constant([[math.log(3.0), 0.0, -math.log(3.0)], [5.0, -5.0, 1.0], [0.0, 0.0, 0.0]])
+    labels = tf.constant([[0, 2], [-1, -1], [1, -1]], tf.int64)
+    # Row 0: yes at 3/4, no at 1/2, yes at 1/4; row 1 has no label; row 2: three times 1/2.
+    row_0 = (math.log(4 / 3) + math.log(2) + math.log(4)) / 3
+    expected = (row_0 + math.log(2)) / 2
+    assert float(losses.supervised_multi(logits, labels)) == pytest.approx(expected)
+    none = tf.zeros([3, 0], tf.int64)
+    assert float(losses.supervised_multi(logits, none)) == 0.0
+
+
 def test_contrast_is_info_nce_over_the_positive_pairs() -> None:
     logits = tf.math.log(tf.constant([[2.0, 3.0, 5.0], [7.0, 1.0, 1.0]]))
     positive = tf.constant([[True, True, False], [False, True, False]])
@@ -57,8 +68,8 @@ def edge_contrast(**changes: tf.Tensor) -> float:
         "seed_ids": ids(1, 2),
         "neighbor_ids": ids(11, 12)[:, None],
         "graph_ids": ids(11, 12)[:, None],
-        "seed_labels": ids(-1, -1),
-        "neighbor_labels": ids(-1, -1)[:, None],
+        "seed_labels": ids(-1, -1)[:, None],
+        "neighbor_labels": ids(-1, -1)[:, None, None],
         **changes,
     }
     seeds, neighbors = tf.constant([EAST, NORTH]), tf.constant([[NORTHEAST], [NORTH]])
@@ -84,7 +95,18 @@ def test_edge_contrast_takes_all_other_images_of_the_batch_as_negatives_in_both_
 def test_equal_labels_are_no_negatives() -> None:
     # Seeds 1 and 2 share label 5: the pair falls out on both sides. A missing label is no label.
     expected = (nce(HALF, 0.0) + nce(1.0, HALF) + nce(HALF, HALF, HALF) + nce(1.0, 0.0, HALF)) / 4
-    assert edge_contrast(seed_labels=ids(5, 5)) == pytest.approx(expected)
+    assert edge_contrast(seed_labels=ids(5, 5)[:, None]) == pytest.approx(expected)
+
+
+def test_images_that_share_one_of_several_labels_are_no_negatives() -> None:
+    # Seed 1 has the labels 5 and 7, neighbour 12 has 3, 9 and 7: the pair falls out on both sides.
+    # Seed 2 has 6 alone, neighbour 11 has none.
+    found = edge_contrast(
+        seed_labels=tf.constant([[5, 7], [6, -1]], tf.int64),
+        neighbor_labels=tf.constant([[[-1, -1, -1]], [[3, 9, 7]]], tf.int64),
+    )
+    expected = (nce(HALF, 0.0) + nce(1.0, 0.0, HALF) + nce(HALF, HALF, HALF) + nce(1.0, HALF)) / 4
+    assert found == pytest.approx(expected)
 
 
 def test_images_in_one_anothers_neighbourhood_are_no_negatives() -> None:
@@ -126,8 +148,8 @@ def test_copies_of_a_negative_count_as_one() -> None:
         seed_ids=ids(1, 2, 3),
         neighbor_ids=ids(11, 12, 12)[:, None],
         graph_ids=ids(11, 12, 12)[:, None],
-        seed_labels=ids(-1, -1, -1),
-        neighbor_labels=ids(-1, -1, -1)[:, None],
+        seed_labels=ids(-1, -1, -1)[:, None],
+        neighbor_labels=ids(-1, -1, -1)[:, None, None],
         temperature=1.0,
     )
     to_one = math.log((math.e + 1 + 1 + 2 * 0.5) / math.e)  # 1 <-> 11; negatives 2, 3, 12 once
@@ -146,8 +168,8 @@ def test_absent_neighbours_count_for_nothing() -> None:
         seed_ids=ids(1, 2),
         neighbor_ids=nothing,
         graph_ids=nothing,
-        seed_labels=ids(-1, -1),
-        neighbor_labels=nothing,
+        seed_labels=ids(-1, -1)[:, None],
+        neighbor_labels=nothing[:, :, None],
         temperature=1.0,
     )
     assert float(loss) == 0.0

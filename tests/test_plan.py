@@ -289,7 +289,7 @@ def test_the_command_prints_rounded_figures_and_writes_nothing(tmp_path, capsys,
     assert "sample of 5" in out
     assert not (tmp_path / "new").exists()
     code, out, _ = run(capsys, "--sessions", path, "--json", "--set", "holdout.fraction=0")
-    content = json.loads(out)
+    content = json.loads(out)["graph"]
     assert content["counts"]["rows"] == truth_of(version)["rows"]
     assert content["shards"] >= content["files"] >= 1
 
@@ -311,7 +311,7 @@ def test_a_ready_edge_list_has_rows_and_bytes(tmp_path, capsys):
     assert size == (tmp_path / "edges.tsv").stat().st_size
     code, out, _ = run(capsys, "--edges", tmp_path / "edges.parquet", "--json")
     assert code == 0
-    assert json.loads(out)["rows"] == 1
+    assert json.loads(out)["graph"]["rows"] == 1
 
 
 def broken_parquet(folder):

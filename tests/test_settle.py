@@ -146,9 +146,7 @@ def test_queries_of_an_image_are_its_most_frequent_ones_ties_by_text(rows, limit
     expected = [of[image][:limit] for image in "abc"]
     assert texts_of(images, queries(*rows), texts=limit) == expected
     assert texts_of(images, queries(*rows[::-1]), texts=limit) == expected
-    _, _, counts = settle.join_texts(
-        prepared(images), queries(*rows), texts=limit, captions=True
-    )
+    _, _, counts = settle.join_texts(prepared(images), queries(*rows), texts=limit, captions=True)
     unknown = sum(image == "?" for _, image, _ in rows)
     assert counts == {"query rows": len(rows), "query rows without an image": unknown}
 
@@ -305,7 +303,9 @@ def test_shards_of_files_one_after_the_other_are_the_same_images(tmp_path, shard
 
 
 def test_a_shard_without_images_is_an_empty_file_and_is_not_analyzed(tmp_path):
-    outcome = settle.settle_shard((0, {"images": [], "queries": [], "nodes": []}), options(tmp_path))
+    outcome = settle.settle_shard(
+        (0, {"images": [], "queries": [], "nodes": []}), options(tmp_path)
+    )
     assert outcome.outputs == []
     assert set(outcome.counts.values()) == {0}
     path = spill.shard_path(str(tmp_path), spill.PLACES, 0, 1)

@@ -31,9 +31,7 @@ def graphs(draw: st.DrawFn) -> Drawn:
     for place in places:
         ends = draw(st.lists(st.sampled_from(places), max_size=6, unique=True))
         weights = draw(
-            st.lists(
-                st.floats(0.125, 9, width=32), min_size=len(ends), max_size=len(ends)
-            )
+            st.lists(st.floats(0.125, 9, width=32), min_size=len(ends), max_size=len(ends))
         )
         pairs = zip(ends, sorted(weights, reverse=True), strict=True)
         graph[place] = [(end, weight) for end, weight in pairs if end != place]

@@ -11,12 +11,17 @@ import pytest
 import tensorflow as tf
 import tiny_examples
 from pydantic import ValidationError
+from tiny_examples import Form
 
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ImgembedError
-from trainer import dataset, serving
+from pipeline.examples import pictures as preparation
+from pipeline.examples import transform as analysis
+from trainer import dataset, parsing, serving
 from trainer.config import ModelConfig, TrainingConfig
+from trainer.encoders import Standardize
+from trainer.example_files import ExampleFiles
 from trainer.fit import make_model, train
 
 MODEL = ModelConfig(dim=8, image_filters=[4, 8], feature_hidden=[16], token_dim=4)
@@ -58,7 +63,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Version:
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Version:
-    return tiny_examples.write_examples(tmp_path_factory.mktemp("features"), features=True)
+    return tiny_examples.write_examples(tmp_path_factory.mktemp("features"), Form(features=True))
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +114,7 @@ def test_training_learns_and_tells_what_it_did(
     assert manifest["signatures"] == [schema.IMAGE_SIGNATURE, schema.TEXT_SIGNATURE]
     assert manifest["classes"] == ["blue", "green", "red"]
     assert (manifest["dim"], manifest["image_size"], manifest["feature_dim"]) == (8, 16, None)
+    assert (manifest["image_encoding"], manifest["multi_label"]) == ("png", False)
     assert list((tmp_path / "v0001" / schema.TENSORBOARD_FOLDER).glob("events.out.tfevents.*"))
 
 
@@ -154,9 +160,9 @@ def test_signatures_give_what_the_model_in_memory_gives(
     pictures: Version, features: Version, tmp_path: Path
 ) -> None:
     for version, name in ((pictures, "pictures"), (features, "features")):
-        files = dataset.ExampleFiles.open(version)
+        files = ExampleFiles.open(version)
         transform = files.transform()
-        model = make_model(files, MODEL, training())
+        model = make_model(files, transform, MODEL, training())
         (batch,) = dataset.evaluation_batches(
             files, transform, "train", batch_size=100, neighbors=1
         )
@@ -182,19 +188,82 @@ def test_signatures_give_what_the_model_in_memory_gives(
 
 def test_the_served_model_scales_raw_features(features: Version) -> None:
     raw = np.stack([tiny_examples.raw_features(i) for i in range(42)]).astype(np.float32)
-    scaled = dataset.ExampleFiles.open(features).transform().features(tf.constant(raw)).numpy()
+    scaled = ExampleFiles.open(features).transform().features(tf.constant(raw)).numpy()
     expected = (raw - raw.mean(axis=0)) / raw.std(axis=0)
     np.testing.assert_allclose(scaled, expected, atol=1e-3)
 
 
-def test_a_png_of_the_right_size_is_bit_for_bit_what_training_saw(pictures: Version) -> None:
-    files = dataset.ExampleFiles.open(pictures)
+@pytest.mark.parametrize("encoding", ["jpeg", "png", "raw"])
+@pytest.mark.parametrize("side", [16, 19])
+def test_a_prepared_picture_is_bit_for_bit_what_training_saw(encoding: str, side: int) -> None:
+    """The catalog's picture of any size, prepared for the examples and for the served model."""
+    draw = np.random.default_rng(1)
+    source = draw.integers(0, 256, (40, 31, 3)).astype(np.uint8)
+    data = tf.io.encode_png(source).numpy()
+    size = {"image_size": side, "max_pixels": 10_000}
+    written = preparation.prepare(data, **size, encoding=encoding).content
+    examples = ExampleFiles(
+        Version("examples", "v0001", "", {}),
+        schema.ExampleSpec(neighbors=0, image_encoding=encoding),
+        side, (), "", 0, 0, 0, 0,
+    )  # fmt: skip
+    trained = parsing.decode(tf.constant([written]), examples).numpy()
+    handed_over = preparation.prepare(
+        data, **size, encoding=preparation.model_encoding(encoding)
+    ).content
+    served = serving.decode_pictures(tf.constant([handed_over]), side).numpy()
+    np.testing.assert_array_equal(served, trained)
+    if encoding != "jpeg":  # and that is the picture itself
+        plain = preparation.prepare(data, **size, encoding="raw").content
+        assert trained.tobytes() == plain
+
+
+def test_pictures_of_the_examples_are_bit_for_bit_what_serving_decodes(pictures: Version) -> None:
+    files = ExampleFiles.open(pictures)
     (batch,) = dataset.evaluation_batches(
         files, files.transform(), "train", batch_size=100, neighbors=0
     )
     encoded = tf.constant([tiny_examples.picture(i) for i in range(42)])
     served = serving.decode_pictures(encoded, tiny_examples.SIDE)
     np.testing.assert_array_equal(served, batch["content"])
+
+
+def test_tokens_are_bit_for_bit_those_of_training(
+    pictures: Version, signatures: Mapping[str, Any], tmp_path: Path
+) -> None:
+    texts = ["Plain RED, bridges!", "東京 zebra", "", "ünïcode 🚀 x"]
+    files = ExampleFiles.open(pictures)
+    transform = files.transform()
+    model = make_model(files, transform, MODEL, training())
+    serving.export(model, transform, files, str(tmp_path))
+    tokens = transform.tokens(tf.constant(texts))
+    assert model.text_tower is not None
+    expected = model.text_tower(tokens.to_tensor(-1), training=False)
+    found = tf.saved_model.load(str(tmp_path)).signatures[schema.TEXT_SIGNATURE]
+    np.testing.assert_array_equal(found(text=tf.constant(texts))["embedding"], expected)
+
+
+def test_scaled_features_are_bit_for_bit_what_the_pipeline_writes(features: Version) -> None:
+    raw = np.random.default_rng(3).normal(100, 80, (37, 5)).astype(np.float32)
+    written = analysis.scaled_features(features.file(schema.TRANSFORM_FOLDER), raw)
+    transform = ExampleFiles.open(features).transform()
+    served = tf.function(transform.features)(tf.constant(raw)).numpy()
+    assert written.tobytes() == served.tobytes()
+
+
+def test_channels_are_standardized_by_the_statistics_of_the_catalog(pictures: Version) -> None:
+    pixels = np.stack([tiny_examples.pixels(i) for i in range(42)]).reshape(-1, 3)
+    means, deviations = ExampleFiles.open(pictures).transform().channels()
+    np.testing.assert_allclose(means, pixels.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(deviations, pixels.std(axis=0), rtol=1e-5)
+    layer = Standardize(means, deviations)
+    picture = tf.constant(pixels[None, None, :5], tf.float32)
+    found = layer(picture).numpy()[0, 0]
+    np.testing.assert_allclose(found[:, :3], (pixels[:5] - means) / deviations, rtol=1e-5)
+    # The fourth channel: eight times the difference of the extremes, on the scale -1 to 1.
+    apart = np.ptp(pixels[:5].astype(np.float64), axis=1)
+    np.testing.assert_allclose(found[:, 3], 8 * apart / 127.5 - 1, rtol=1e-5)
+    assert layer.trainable_variables == []
 
 
 def test_transparent_pixels_are_white_and_half_transparent_ones_half_so() -> None:
@@ -268,12 +337,11 @@ TERMS = ("supervised", "graph_regularization", "edge_contrast", "text_contrast")
 
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_alone_counts_with_its_weight(pictures: Version, term: str) -> None:
-    files = dataset.ExampleFiles.open(pictures)
+    files = ExampleFiles.open(pictures)
     only = {other: 2.0 * (other == term) for other in TERMS}
-    model = make_model(files, MODEL, training(**only))
-    (batch,) = dataset.evaluation_batches(
-        files, files.transform(), "train", batch_size=100, neighbors=2
-    )
+    transform = files.transform()
+    model = make_model(files, transform, MODEL, training(**only))
+    (batch,) = dataset.evaluation_batches(files, transform, "train", batch_size=100, neighbors=2)
     loss = model.compute_loss(batch, y_pred=model(batch))
     reported = {metric.name: float(metric.result()) for metric in model.metrics}
     assert set(reported) == {term, "mean_cosine"}
@@ -284,10 +352,29 @@ def test_each_term_alone_counts_with_its_weight(pictures: Version, term: str) ->
     assert (model.class_head is not None) == (term == "supervised")
 
 
+@pytest.mark.parametrize("layout", ["nsl", "compact"])
+def test_several_labels_train_a_question_for_each_class(
+    tmp_path: Path, layout: schema.Layout
+) -> None:
+    form = Form(layout=layout, encoding="raw", multi_label=True)
+    version = tiny_examples.write_examples(tmp_path / "examples", form)
+    manifest = run(version, tmp_path / "model", epochs=8)
+    assert (manifest["image_encoding"], manifest["multi_label"]) == ("raw", True)
+    assert (
+        history(tmp_path / "model")[-1]["supervised"] < history(tmp_path / "model")[0]["supervised"]
+    )
+    assert manifest["metrics"]["validation_accuracy"] > 0.9
+    loaded = tf.saved_model.load(str(saved(tmp_path / "model"))).signatures
+    given = tf.constant([tiny_examples.picture(i) for i in range(42)])
+    found = loaded[schema.IMAGE_SIGNATURE](image=given)["probabilities"].numpy()
+    assert ((found >= 0) & (found <= 1)).all()
+    assert not np.allclose(found.sum(axis=1), 1.0)  # each class by itself
+
+
 def test_without_validation_data_the_training_loss_decides(
     pictures: Version, tmp_path: Path
 ) -> None:
-    splits = {**pictures.manifest["splits"], "validation": {"records": 0, "shards": 0}}
+    splits = {**pictures.manifest["splits"], "validation": {"records": 0, "files": 0}}
     bare = Version("examples", "v0001", pictures.path, {**pictures.manifest, "splits": splits})
     manifest = run(bare, tmp_path, epochs=3)
     losses = [epoch["loss"] for epoch in history(tmp_path)]
@@ -306,7 +393,7 @@ def examples_with(pictures: Version, **changes: Any) -> Version:
 
 
 def test_what_cannot_be_trained_is_one_line(pictures: Version, tmp_path: Path) -> None:
-    none = {split: {"records": 0, "shards": 0} for split in schema.SPLITS}
+    none = {split: {"records": 0, "files": 0} for split in schema.SPLITS}
     zero = dict.fromkeys(schema.SPLITS, 0)
     with pytest.raises(ImgembedError, match="no example is in the training split"):
         run(examples_with(pictures, splits=none), tmp_path)
@@ -327,7 +414,9 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     def broken(index: int, values: tiny_examples.Values) -> tiny_examples.Values:
         return {n: np.full(5, np.nan) if n.endswith("features") else v for n, v in values.items()}
 
-    version = tiny_examples.write_examples(tmp_path / "examples", features=True, change=broken)
+    version = tiny_examples.write_examples(
+        tmp_path / "examples", Form(features=True), change=broken
+    )
     with pytest.raises(ImgembedError, match="the loss is nan after . steps"):
         run(version, tmp_path / "model")
 

@@ -7,7 +7,7 @@ of the first decide how many files the second writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -55,14 +55,15 @@ def build_examples(
         rejected = checks.check_rejected(job, counts)
         checks.check_images(job, counts)
         spec = job.spec(counts)
-        files = sizes.file_counts(counts, spec, graph, examples.readers)
-        written = _run(make_pipeline(), write_examples, job, spec, files)
+        each = _record_bytes(job, counts, spec)
+        files = sizes.file_counts(checks.by_split(counts, "images"), each, examples.readers)
+        written = _run(make_pipeline(), write_examples, job, spec, files, each)
         counts = Counts(counts | written)
         checks.check_graph(job, counts)
         checks.check_records(counts)
         classes = transform.label_counts(job.nodes.transform)
         tf_schema.write(out.file(schema.EXAMPLE_SCHEMA_FILE), spec, len(classes))
-        return summarize(job, counts, spec, files.files, rejected)
+        return summarize(job, counts, spec, files, rejected)
     finally:
         storage.remove_tree(job.work)
 
@@ -123,8 +124,21 @@ def _transform_settings(job: ExamplesJob) -> transform.TransformSettings:
     )
 
 
+def _record_bytes(job: ExamplesJob, counts: Counts, spec: schema.ExampleSpec) -> int:
+    """About how many bytes a record has. counts: of the first pipeline."""
+    images = sum(checks.by_split(counts, "images").values())
+    pictures = spec.feature_dim is None
+    content = counts["content bytes"] / images if pictures else 4.0 * (spec.feature_dim or 0)
+    neighbors = min(spec.neighbors, sizes.linked(job.graph, spec.neighbors) / images)
+    return int(sizes.record_bytes(spec, content=content, neighbors=neighbors))
+
+
 def write_examples(
-    root: beam.Pipeline, job: ExamplesJob, spec: schema.ExampleSpec, files: sizes.Files
+    root: beam.Pipeline,
+    job: ExamplesJob,
+    spec: schema.ExampleSpec,
+    files: Mapping[str, int],
+    record_bytes: int,
 ) -> None:
     """Settled images and edges -> TFRecords."""
     joined = root | "JoinNeighbors" >> JoinNeighbors(
@@ -142,10 +156,10 @@ def write_examples(
         RecordOptions(
             nodes=job.nodes,
             spec=spec,
-            files=files.files,
+            files=files,
             target=job.out.path,
             compression=job.examples.compression,
-            record_bytes=files.record_bytes,
+            record_bytes=record_bytes,
             threads=job.threads,
         )
     )

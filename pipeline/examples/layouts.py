@@ -106,7 +106,8 @@ def _compact(near: Neighborhoods, spec: schema.ExampleSpec) -> Iterator[tuple[st
         taken, ours = values.take(picked), schema.COMPACT_PREFIX + name
         if name == schema.IMAGE.name and spec.image_encoding == "raw":
             lists = _lists(counts, taken)
-            yield ours, wire.flattened(lists, taken.cast(pa.large_binary()))
+            whole = wire.flattened(lists, taken.cast(pa.large_binary()))
+            yield ours, pc.if_else(pa.array(counts > 0), whole, pa.scalar(None, whole.type))
         elif pa.types.is_large_list(taken.type):
             lengths = pc.list_value_length(taken).to_numpy(zero_copy_only=False)
             yield ours, _lists(_sums(lengths, counts), taken.flatten())

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import columnar
-from pipeline.columnar import Joined, JoinShards, Keyed, Shipped
-from pipeline.examples import coverage, places
+from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed, Shipped
+from pipeline.examples import coverage
 from pipeline.examples.nodes import NODE_COLUMNS, NodeFiles
 from pipeline.examples.places import PLACE, Places, column, look_up
 from pipeline.examples.prepare import NAMESPACE
@@ -31,6 +31,7 @@ from pipeline.parallel import InThreads, Outcome
 from pipeline.reading import ReadTables
 
 _EDGE_COLUMNS = ("src", "dst", "rank", "weight")
+_FLOAT32 = np.finfo(np.float32)
 # Ids while nobody knows yet whether they are in the catalog; places beside them.
 EDGE_SCHEMA = pa.schema(
     [
@@ -114,7 +115,7 @@ def choose_neighbors(element: Joined, options: JoinOptions) -> Outcome:
     degrees = np.bincount(look_up(src, place), minlength=len(place))
     wanted = np.unique(dst[first_of_each(src, options.neighbors)])
     requests = pa.table([wanted, np.full(len(wanted), shard, np.int32)], schema=REQUEST_SCHEMA)
-    tally = coverage.tally(column(images, SESSIONS), np.minimum(degrees, options.neighbors))
+    tally = coverage.tally(column(images, SESSIONS), np.minimum(degrees, max(1, options.neighbors)))
     return Outcome(
         [
             (ADJACENCY, (shard, adjacency)),
@@ -139,6 +140,8 @@ def sort_edges(edges: pa.Table, *, relative: bool) -> pa.Table:
         starts = np.flatnonzero(first_of_each(src, 1))
         strongest = np.maximum.reduceat(weight, starts)
         weight = weight / np.repeat(strongest, np.diff(starts, append=len(weight)))
+    # Within what 32 bits hold: a weight of 0 would say that there is no neighbour.
+    weight = np.clip(weight, _FLOAT32.tiny, _FLOAT32.max)
     return pa.table([src, dst, weight.astype(np.float32)], schema=ADJACENCY_SCHEMA)
 
 
@@ -199,7 +202,7 @@ class JoinNeighbors(beam.PTransform):
 
     def expand(self, root: beam.Pipeline) -> dict[str, beam.PCollection]:
         options = self.options
-        every = root | "EveryShard" >> places.EveryShard(options.places.shards)
+        every = root | "EveryShard" >> EveryShard(options.places.shards)
         edges_by_dst = (
             root
             | "ReadEdges" >> ReadTables(self.edge_files, _EDGE_COLUMNS)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.examples import spill, transform
+from pipeline.examples import spill
 from pipeline.examples.places import PLACE, column
 
 LABELS, HELDOUT_LABELS = schema.LABELS.name, schema.HELDOUT_LABELS.name  # list<int64>
@@ -41,6 +41,8 @@ class NodeFiles:
 
     def read_seeds(self, shard: int) -> pa.Table:
         """SEED_COLUMNS of a shard's images, by ascending place."""
+        from pipeline.examples import transform  # loads TensorFlow, which a plan needs not
+
         images = self._read(spill.IMAGES, shard)
         labels = transform.label_lists(self.transform, images["label"])
         training = pc.equal(column(images, "split"), schema.SPLITS[0])
@@ -55,6 +57,8 @@ class NodeFiles:
         return spill.read_table(spill.shard_path(self.folder, prefix, shard, self.shards))
 
     def _scaled(self, features: pa.Array) -> pa.Array:
+        from pipeline.examples import transform
+
         assert self.feature_dim is not None
         flat = features.flatten().to_numpy().reshape(-1, self.feature_dim)
         scaled = transform.scaled_features(self.transform, flat)

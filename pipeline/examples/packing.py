@@ -17,6 +17,7 @@ Part = bytes | memoryview
 # Magic, deflate, no flags, no time, no hint, made on no known system (RFC 1952).
 _HEADER = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff"
 _LARGEST_BLOCK = 65_535
+_PIECE_BYTES = 16 * _LARGEST_BLOCK
 _BLOCK = struct.Struct("<BHH")  # is it the last, its length, and the length's complement
 _TRAILER = struct.Struct("<II")  # checksum and length of the content
 _FASTEST = 1
@@ -27,9 +28,22 @@ def pack(parts: Iterable[Part], spec: schema.ExampleSpec, compression: str) -> I
     if compression == "none":
         yield from parts
     elif spec.image_encoding in ("jpeg", "png"):
-        yield from stored(parts)
+        yield from stored(in_pieces(parts))
     else:
-        yield from deflated(parts)
+        yield from deflated(in_pieces(parts))
+
+
+def in_pieces(parts: Iterable[Part]) -> Iterator[bytes]:
+    """The same bytes in pieces of one size, for where parts end would show in the blocks."""
+    rest = b""
+    for part in parts:
+        content, start = memoryview(part), 0
+        while len(rest) + len(content) - start >= _PIECE_BYTES:
+            stop = start + _PIECE_BYTES - len(rest)
+            yield b"".join([rest, content[start:stop]])
+            rest, start = b"", stop
+        rest = b"".join([rest, content[start:]])
+    yield rest
 
 
 def deflated(parts: Iterable[Part]) -> Iterator[Part]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipeline import columnar
-from pipeline.columnar import Keyed
 from pipeline.hashing import hash_values
 
+if TYPE_CHECKING:
+    from pipeline.columnar import Keyed
+
 PLACE = "place"
-NOTHING = pa.table({})
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Places:
 
     def split(self, table: pa.Table, places: np.ndarray) -> Iterator[Keyed]:
         """The rows of each shard, in their order. places: [rows] uint64."""
-        return columnar.split_by_shard(table, stretch(places, self.shards), self.shards)
+        from pipeline.columnar import split_by_shard  # loads Beam, which to find a place needs not
+
+        return split_by_shard(table, stretch(places, self.shards), self.shards)
 
 
 def stretch(places: np.ndarray, number: int) -> np.ndarray:
@@ -56,18 +58,3 @@ def column(table: pa.Table, name: str) -> pa.Array:
     """A column as one array."""
     found = table[name]
     return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
-
-
-@dataclass
-class EveryShard(beam.PTransform):
-    """A table without rows for each shard: joined in, it makes a shard appear that has none.
-
-    Input: the root. Output: (shard, pa.Table).
-    """
-
-    shards: int
-
-    def expand(self, root: beam.Pipeline) -> beam.PCollection[Keyed]:
-        return root | "Shards" >> beam.Create(
-            [(shard, NOTHING) for shard in range(self.shards)], reshuffle=False
-        ).with_output_types(Keyed)

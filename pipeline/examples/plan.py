@@ -123,8 +123,10 @@ def plan_examples(
         content_bytes=content,
         example_bytes=own.written,
         output_bytes=measured.output_bytes(total),
-        files=file_counts(
-            split_counts(sample, examples, total), spec, content, neighbors.mean, examples.readers
+        files=sizes.file_counts(
+            split_counts(sample, examples, total),
+            sizes.record_bytes(spec, content=content, neighbors=neighbors.mean),
+            examples.readers,
         ),
         shards=parts,
         threads=threads,
@@ -171,23 +173,6 @@ def split_counts(sample: Sample, examples: ExamplesConfig, images: int) -> dict[
     return {
         name: round(images * (shares[name] / len(given) + drawn * getattr(examples.split, name)))
         for name in schema.SPLITS
-    }
-
-
-def file_counts(
-    records: Mapping[str, int],
-    spec: schema.ExampleSpec,
-    content: float,
-    neighbors: float,
-    readers: int,
-) -> dict[str, int]:
-    """{split: files}, as sizes.file_counts has them for what was counted."""
-    each = sizes.record_bytes(spec, content=content, neighbors=neighbors)
-    least = dict.fromkeys(schema.SPLITS, 1)
-    least[schema.SPLITS[0]] = sizes.FILES_A_READER * readers
-    return {
-        split: min(number, max(least[split], int(-(-number * each // sizes.FILE_BYTES))))
-        for split, number in records.items()
     }
 
 

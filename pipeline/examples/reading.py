@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
+from pipeline.examples.places import Places, stretch
 from pipeline.tables.files import table_extension
 from pipeline.tables.framing import read_records
 from pipeline.tables.streams import open_path, reading
@@ -136,8 +137,6 @@ def find_example(version: Version, image_id: str, splits: Sequence[str]) -> Exam
 
 
 def _file_of(version: Version, image_id: str, split: str) -> str | None:
-    from pipeline.examples.places import Places, stretch  # loads Beam, which takes seconds
-
     files = _files(version, split)
     if not files:
         return None

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import columnar, progress, schema, storage
-from pipeline.columnar import Joined, JoinShards, Keyed, Shipped
+from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed, Shipped
 from pipeline.errors import ImgembedError
-from pipeline.examples import layouts, places, subgraphs, wire
+from pipeline.examples import layouts, subgraphs, wire
 from pipeline.examples.neighbors import (
     ADJACENCY,
     ADJACENCY_SCHEMA,
@@ -91,8 +91,8 @@ class WriteExamples(beam.PTransform):
 
     def expand(self, joined: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[str]:
         options, root = self.options, joined[ADJACENCY].pipeline
-        shards = root | "EveryShard" >> places.EveryShard(options.nodes.shards)
-        files = root | "EveryFile" >> places.EveryShard(len(options.files_in_order))
+        shards = root | "EveryShard" >> EveryShard(options.nodes.shards)
+        files = root | "EveryFile" >> EveryShard(len(options.files_in_order))
         records = (
             {ADJACENCY: joined[ADJACENCY], REPLIES: joined[REPLIES], EVERY: shards}
             | "JoinSeeds" >> JoinShards()
@@ -171,7 +171,7 @@ def encode_block(block: Block, *, options: RecordOptions) -> Outcome:
 
 
 def _neighborhoods(shard: Shard, rows: slice, limit: int) -> layouts.Neighborhoods:
-    places_, weights = (of[rows] for of in subgraphs.strongest(shard.seed_edges, limit))
+    places_, weights = subgraphs.strongest(shard.seed_edges.part(rows), limit)
     known = shard.node_edges.place[shard.order]
     found = look_up(places_.ravel(), known).reshape(places_.shape)
     present = weights > 0

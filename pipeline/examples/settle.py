@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import columnar, schema
-from pipeline.columnar import Joined, JoinShards, Keyed, Shipped
+from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed, Shipped
 from pipeline.config import SplitConfig
 from pipeline.errors import ImgembedError
-from pipeline.examples import places, spill
+from pipeline.examples import spill
 from pipeline.examples.places import PLACE, Places
 from pipeline.examples.prepare import CHANNELS, NAMESPACE, PREPARED_SCHEMA, check_unique
 from pipeline.hashing import hash_values
@@ -88,7 +88,7 @@ class SettleImages(beam.PTransform):
         root, options = images.pipeline, self.options
         queries = root | "ReadQueries" >> ReadTables(self.query_files, _QUERY_COLUMNS)
         nodes = root | "ReadNodes" >> ReadTables(self.node_files, _NODE_COLUMNS)
-        every = root | "EveryShard" >> places.EveryShard(options.places.shards)
+        every = root | "EveryShard" >> EveryShard(options.places.shards)
         split = partial(_split, options.places)
         settled = {
             IMAGES: images

@@ -7,7 +7,6 @@ follow from what was counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,33 +62,16 @@ def record_bytes(spec: schema.ExampleSpec, *, content: float, neighbors: float) 
     return (1 + neighbors) * content + around
 
 
-@dataclass(frozen=True)
-class Files:
-    """How the records are laid out. files: {split: number of files}; 0 for an empty split."""
+def file_counts(records: Mapping[str, int], record_bytes: float, readers: int) -> dict[str, int]:
+    """{split: files}: of 100 to 200 MB, of the training split two at least for each reader.
 
-    files: Mapping[str, int]
-    record_bytes: int
-
-
-def file_counts(
-    counts: Mapping[str, int], spec: schema.ExampleSpec, graph: Version, readers: int
-) -> Files:
-    """Files of 100 to 200 MB, of the training split two at least for each reader.
-
-    counts: images/<split> and "content bytes" of the images.
+    records: {split: how many}, of about `record_bytes` each. An empty split has no file.
     """
-    records = {split: counts[f"images/{split}"] for split in schema.SPLITS}
-    images = max(1, sum(records.values()))
-    dim = spec.feature_dim
-    content = counts["content bytes"] / images if dim is None else 4.0 * dim
-    neighbors = min(spec.neighbors, linked(graph, spec.neighbors) / images)
-    each = record_bytes(spec, content=content, neighbors=neighbors)
-    least = {split: 1 for split in schema.SPLITS} | {schema.SPLITS[0]: FILES_A_READER * readers}
-    files = {
-        split: min(records[split], max(least[split], int(-(-records[split] * each // FILE_BYTES))))
-        for split in schema.SPLITS
+    least = dict.fromkeys(schema.SPLITS, 1) | {schema.SPLITS[0]: FILES_A_READER * readers}
+    return {
+        split: min(number, max(least[split], int(-(-number * record_bytes // FILE_BYTES))))
+        for split, number in records.items()
     }
-    return Files(files, int(each))
 
 
 def linked(graph: Version, neighbors: int) -> int:

@@ -1,8 +1,6 @@
-"""The examples' schema as TensorFlow Metadata has it: `schema.pbtxt`, for TensorFlow Data Validation
-and every other tool of TFX.
+"""The examples' schema as TensorFlow Metadata has it: `schema.pbtxt`, for every tool of TFX.
 
-In: the spec of the examples. Out: types, presence, numbers of values, domains, and how a feature
-becomes a tensor.
+In: the spec of the examples. Out: types, presence, numbers of values and domains.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from pipeline import schema, storage
 
 _TYPES = {"bytes": schema_pb2.BYTES, "int64": schema_pb2.INT, "float32": schema_pb2.FLOAT}
 _LABELS = (schema.LABEL.name, schema.LABELS.name)
+_UP_TO_NEIGHBORS = (schema.NUM_NEIGHBORS, schema.GRAPH_SENDERS, schema.GRAPH_RECEIVERS)
 # Features that not every example has.
 _OPTIONAL = ("heldout_", schema.NEIGHBOR_PREFIX, schema.COMPACT_PREFIX)
 
@@ -37,12 +36,12 @@ def _describe(
         target.value_count.min = target.value_count.max = size
         if not _is_optional(feature.name, spec):
             target.presence.min_fraction = 1.0
-    if feature.name.removeprefix("heldout_").endswith(_LABELS):
+    if feature == schema.COMPACT_LABEL_COUNTS:
+        target.int_domain.min, target.int_domain.max = 0, classes
+    elif feature.name.endswith(_LABELS):
         target.int_domain.min, target.int_domain.max = schema.NO_LABEL, classes - 1
         target.int_domain.is_categorical = True
-    elif feature.name == schema.NUM_NEIGHBORS.name:
-        target.int_domain.min, target.int_domain.max = 0, spec.neighbors
-    elif feature.name in (schema.GRAPH_SENDERS.name, schema.GRAPH_RECEIVERS.name):
+    elif feature in _UP_TO_NEIGHBORS:
         target.int_domain.min, target.int_domain.max = 0, spec.neighbors
     elif feature.name.endswith(schema.WEIGHT_SUFFIX):
         target.float_domain.min = 0.0

@@ -135,7 +135,7 @@ def measure(
     """
     limit = max(_LEAST_WRITTEN, int(_WRITTEN_BYTES / ((1 + neighbors) * content)))
     seeds = seeds.slice(0, limit)
-    degrees = _degrees(seeds.num_rows, neighbors)
+    degrees = draw_degrees(seeds.num_rows, neighbors)
     columns = layouts.example_columns(
         seeds, draw_neighbors(seeds, degrees, spec.neighbors), draw_edges(degrees), spec
     )
@@ -146,7 +146,7 @@ def measure(
     return RecordBytes(framed, framed * packed / len(frames))
 
 
-def _degrees(seeds: int, mean: float) -> np.ndarray:
+def draw_degrees(seeds: int, mean: float) -> np.ndarray:
     """[seeds] int64: neighbours of each, as equal as their mean allows."""
     ends = np.floor(np.arange(seeds + 1) * mean + 0.5).astype(np.int64)
     return np.diff(ends)

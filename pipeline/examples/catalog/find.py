@@ -90,11 +90,6 @@ def input_files(config: ImagesConfig) -> list[storage.FileInfo]:
     return list(files.values())
 
 
-def prepared_bytes(files: Sequence[storage.FileInfo], image_size: int) -> int:
-    """About how many bytes the catalog is once its pictures are resized: what sets the shards."""
-    return max(sum(info.size for info in files), len(files) * 3 * image_size**2)
-
-
 def _named_files(task: TableTask) -> Iterator[str]:
     """The files, pictures or archives, that a table's uris name."""
     columns = dict(task.columns)

@@ -1,0 +1,74 @@
+"""The same catalog and graph give the same bytes, however the work is cut and the input lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+from example_cases import made, options_of
+from small_catalogs import World, build
+
+from pipeline import schema
+from pipeline.artifacts import Version
+
+# How a run may differ: parts of the work, threads, order and format of the input.
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "once more": ("nsl png", {}),
+    "three shards, shuffled rows": ("nsl png", {"shards": 3, "threads": 2, "files": 3}),
+    "seven shards, pictures in files": ("nsl png", {"shards": 7, "files": 2, "form": "jsonl"}),
+    "compact in parts": ("compact raw", {"shards": 7, "threads": 2, "files": 2}),
+    "features in parts": ("nsl features", {"shards": 3, "threads": 2, "files": 2}),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_bytes_do_not_depend_on_how_they_were_made(run: str, tmp_path: Path) -> None:
+    name, settings = RUNS[run]
+    case = made(name)
+    world: World = case.world.shuffled() if settings else case.world
+    version = build(tmp_path, world, **settings, **options_of(name))
+    ours, theirs = (files(of) for of in (version, case.version))
+    assert ours.keys() == theirs.keys()
+    assert [path for path in ours if ours[path] != theirs[path]] == []
+    assert version.manifest == case.version.manifest
+    if "features" in name:
+        assert transformed(version, world) == transformed(case.version, world)
+
+
+def files(version: Version) -> dict[str, bytes]:
+    """{path: bytes} of a version but for its manifest and the graph of the transform.
+
+    TensorFlow writes the nodes of that graph in no fixed order.
+    """
+    found = {
+        str(path.relative_to(version.path)): path.read_bytes()
+        for path in sorted(Path(version.path).rglob("*"))
+        if path.is_file() and path.suffix not in (".json", ".pb")
+    }
+    assert schema.EXAMPLE_SCHEMA_FILE in found
+    assert sum("/assets/" in path for path in found) >= 4
+    return found
+
+
+def transformed(version: Version, world: World) -> bytes:
+    """What the transform makes of features."""
+    layer = tft.TFTransformOutput(version.file(schema.TRANSFORM_FOLDER)).transform_features_layer()
+    raw = np.array([row["features"] for row in world.rows], np.float32)
+    return bytes(layer({"features": tf.constant(raw)})["features"].numpy())
+
+
+def test_nothing_of_the_work_is_left() -> None:
+    version = made("nsl png").version
+    tfrecords = [Path(path).name for split in schema.SPLITS for path in version.shards(split)]
+    assert sorted(tfrecords) == [
+        "test-00000-of-00001.tfrecord.gz",
+        "train-00000-of-00002.tfrecord.gz",
+        "train-00001-of-00002.tfrecord.gz",
+        "validation-00000-of-00001.tfrecord.gz",
+    ]
+    left = {path.name for path in Path(version.path).iterdir()}
+    assert left == {"manifest.json", "schema.pbtxt", "transform", *tfrecords}
