@@ -28,7 +28,7 @@ WORDS_OF_TEXT = (3, 9)  # of a caption: at least, and fewer than
 UNLABELLED, WITHOUT_TEXT = 0.1, 0.1  # shares of the images
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 SOURCE_QUALITY = 90
-FIELD, FIELD_NOISE = 6, 8.0  # control points a side of a drawn colour field; grain of 0 to 255
+FIELD, FIELD_NOISE = 6, 5.0  # control points a side of a drawn colour field; grain of 0 to 255
 CATALOG_VERSION = 1  # in the file's name: a catalog of an older generator is not taken for this one
 BLOCK = 1_000  # rows
 
@@ -107,7 +107,7 @@ def cut_out(photos: Sequence[Image.Image]) -> Callable[[np.random.Generator], Im
     """What cuts a random square out of a random photo."""
 
     def cut(draw: np.random.Generator) -> Image.Image:
-        photo = photos[draw.integers(len(photos))]
+        photo = photos[int(draw.integers(len(photos)))]
         shortest = min(photo.size)
         side = draw.uniform(min(SIDE, shortest), shortest)
         left, top = (draw.uniform(0, length - side) for length in photo.size)

@@ -63,7 +63,7 @@ class Analysis:
     def label_ids(self) -> collections.defaultdict[str | None, int]:
         """Places in the vocabulary: the most frequent first, equal ones by name; else NO_LABEL."""
         order = sorted(self.labels, key=lambda label: (-self.labels[label], label))
-        places = {label: place for place, label in enumerate(order)}
+        places: dict[str | None, int] = {label: place for place, label in enumerate(order)}
         return collections.defaultdict(lambda: NO_LABEL, places)
 
     def add(self, pictures: int, sums: np.ndarray, squares: np.ndarray) -> None:

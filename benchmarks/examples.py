@@ -194,8 +194,8 @@ def profile(small: Data, large: Data) -> dict[str, Any]:
     shares = [shares_of(figures) for figures in (many["cpu"], marginal)]
     for step in (START, *AFTER_START, UNSEEN, WAITING):
         wall, cpu = (many[kind].get(step, 0.0) for kind in ("wall", "cpu"))
-        share, of_more = (f"{of[step]:9.1%}" if step in of else f"{'':9}" for of in shares)
-        print(f"{step:32}{wall:9.1f}{cpu:9.1f}{share}{marginal.get(step, 0.0):24.1f}{of_more}")
+        share, last = (f"{of[step]:9.1%}" if step in of else f"{'':9}" for of in shares)
+        print(f"{step:32}{wall:9.1f}{cpu:9.1f}{share}{marginal.get(step, 0.0):24.1f}{last}")
     in_all, of_more = (sum(of[step] for step in WORK) for of in shares)
     judged = [
         at_least("pictures, join, write: share of CPU after start-up", in_all, LEAST_SHARE),
@@ -217,8 +217,8 @@ def take_profile(data: Data) -> dict[str, dict[str, float]]:
 
 
 def shares_of(figures: Mapping[str, float]) -> dict[str, float]:
-    """The share of each step in all that comes after the start."""
-    after = {step: figures.get(step, 0.0) for step in AFTER_START}
+    """The share of each step in all that comes after the start; less than nothing is noise."""
+    after = {step: max(0.0, figures.get(step, 0.0)) for step in AFTER_START}
     return {step: value / sum(after.values()) for step, value in after.items()}
 
 
@@ -227,7 +227,7 @@ def shares_of(figures: Mapping[str, float]) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------
 
 READ_EPOCHS = 2  # the first one warms up
-WAIT_EPOCHS, WARM_STEPS, SAME_STEPS = 3, 40, 40
+WAIT_EPOCHS, SAME_STEPS = 4, 40  # the first epoch warms up, its last batch included
 DEMO_IMAGES = 2_000
 ENCODINGS, LAYOUTS = ("jpeg", "png", "raw"), ("nsl", "compact")
 
@@ -282,12 +282,11 @@ def run_wait(run: str, out: str) -> None:
     optimizer = keras.optimizers.AdamW(training.learning_rate, global_clipnorm=1.0)
     network.compile(optimizer=optimizer, jit_compile=False)
     iterator = iter(batches)
-    for _ in range(WARM_STEPS):
+    full = next(iterator)  # the last batch of an epoch may be smaller
+    network.train_on_batch(full)
+    for _ in range(steps - 1):
         network.train_on_batch(next(iterator))
-    number = WAIT_EPOCHS * steps - WARM_STEPS
-    if number < 1:
-        raise SystemExit(f"{WARM_STEPS} steps to warm up are more than there are")
-    waited = 0.0
+    number, waited = (WAIT_EPOCHS - 1) * steps, 0.0
     began = time.monotonic()
     for _ in range(number):
         asked = time.monotonic()
@@ -297,7 +296,7 @@ def run_wait(run: str, out: str) -> None:
     step = (time.monotonic() - began) / number
     began = time.monotonic()
     for _ in range(SAME_STEPS):
-        network.train_on_batch(batch)
+        network.train_on_batch(full)
     same = (time.monotonic() - began) / SAME_STEPS
     content = {"step": step, "wait": waited / number, "same": same}
     Path(out, "wait.json").write_text(json.dumps(content))

@@ -37,8 +37,8 @@ class Sampler(threading.Thread):
 
     def __init__(self, name_of: Namer, children: str) -> None:
         super().__init__(daemon=True)
-        self.cpu: collections.Counter[str] = collections.Counter()
-        self.wall: collections.Counter[str] = collections.Counter()
+        self.cpu: dict[str, float] = collections.defaultdict(float)
+        self.wall: dict[str, float] = collections.defaultdict(float)
         self._name_of, self._children = name_of, children
         self._done = threading.Event()
         self._main = threading.main_thread().ident
@@ -58,14 +58,14 @@ class Sampler(threading.Thread):
     def _look(self) -> None:
         names, now = self._names(), time.monotonic()
         passed, self._looked = now - self._looked, now
-        worked: collections.Counter[str] = collections.Counter()
+        worked: dict[str, float] = collections.defaultdict(float)
         for task, name in names.items():
             seconds = _worked_by(task)
             worked[name] += max(0.0, seconds - self._worked.get(task, 0.0))
             self._worked[task] = seconds
         total = sum(worked.values())
-        self.cpu.update(worked)
         for name, seconds in worked.items():
+            self.cpu[name] += seconds
             self.wall[name] += seconds * passed / max(total, passed)
         self.wall[WAITING] += passed - min(total, passed)
 

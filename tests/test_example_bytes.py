@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ from small_catalogs import World, build
 
 from pipeline import schema
 from pipeline.artifacts import Version
+from pipeline.examples.packing import pack
 
 # How a run may differ: parts of the work, threads, order and format of the input.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "once more": ("nsl png", {}),
     "three shards, shuffled rows": ("nsl png", {"shards": 3, "threads": 2, "files": 3}),
     "seven shards, pictures in files": ("nsl png", {"shards": 7, "files": 2, "form": "jsonl"}),
     "compact in parts": ("compact raw", {"shards": 7, "threads": 2, "files": 2}),
@@ -29,7 +32,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_the_bytes_do_not_depend_on_how_they_were_made(run: str, tmp_path: Path) -> None:
     name, settings = RUNS[run]
     case = made(name)
-    world: World = case.world.shuffled() if settings else case.world
+    world = case.world.shuffled()
     version = build(tmp_path, world, **settings, **options_of(name))
     ours, theirs = (files(of) for of in (version, case.version))
     assert ours.keys() == theirs.keys()
@@ -72,3 +75,28 @@ def test_nothing_of_the_work_is_left() -> None:
     ]
     left = {path.name for path in Path(version.path).iterdir()}
     assert left == {"manifest.json", "schema.pbtxt", "transform", *tfrecords}
+
+
+@pytest.mark.parametrize("encoding", ["png", "raw"])
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_a_file_does_not_show_in_which_parts_it_was_written(
+    encoding: str, compression: str
+) -> None:
+    draw = random.Random(0)
+    content = draw.randbytes(1_500_000) + bytes(1_500_000)
+    spec = schema.ExampleSpec(neighbors=1, image_encoding=encoding)
+    written = set()
+    for parts in (1, 5, 60):
+        cuts = sorted(draw.randrange(len(content)) for _ in range(parts))
+        ends = itertools.pairwise([0, *cuts, len(content)])
+        written.add(b"".join(pack([content[a:b] for a, b in ends], spec, compression)))
+    (packed,) = written
+    assert (gzip.decompress(packed) if compression == "gzip" else packed) == content
+
+
+def test_a_gzip_file_of_no_record_is_empty_and_holds_no_time() -> None:
+    for encoding in ("png", "raw"):
+        spec = schema.ExampleSpec(neighbors=1, image_encoding=encoding)
+        packed = b"".join(pack([], spec, "gzip"))
+        assert gzip.decompress(packed) == b""
+        assert packed[:8] == b"\x1f\x8b\x08" + bytes(5)

@@ -95,15 +95,6 @@ def test_pictures_are_decoded_by_tensorflow_to_the_colours_of_the_catalog(name: 
         assert np.abs(pixels - np.array(colour_of(4 * index), int)).max() <= loss
 
 
-def test_gzip_files_hold_no_time() -> None:
-    for path in made("nsl png").version.shards("train"):
-        assert path.endswith(".tfrecord.gz")
-        assert (
-            Path(path).read_bytes()[:10]
-            == b"\x1f\x8b\x08" + bytes(5) + Path(path).read_bytes()[8:10]
-        )
-
-
 # Read by others -----------------------------------------------------------------------------------
 
 

@@ -1,343 +1,144 @@
-"""Catalog and graph become neighbour-augmented examples that a plain-Python reading confirms."""
+"""The examples stage as a whole: what is counted, rejected and refused, and the transform it makes.
+
+What its records hold is in test_example_layouts, who may see a label in test_leaks.
+"""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import zlib
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
-from apache_beam.runners.portability.fn_api_runner import fn_runner
+from example_cases import made
 from PIL import Image
+from plain_examples import true_labels
+from small_catalogs import (
+    LABELS,
+    SIDE,
+    Edge,
+    Row,
+    World,
+    build,
+    colour_of,
+    everything,
+    picture,
+    pictures_world,
+)
+from small_logs import clicks, run_command, write_log
 
-from pipeline import artifacts, progress, schema
-from pipeline.config import ExamplesConfig, ImagesConfig, SplitConfig
+from cli.summaries import summarize
+from pipeline import progress, schema
+from pipeline.artifacts import RunDir, Version
+from pipeline.config import SplitConfig
 from pipeline.errors import ImgembedError
-from pipeline.examples import job, neighbors, tf_examples, transform
+from pipeline.examples import transform
+from pipeline.examples.catalog import rows as reasons
+from pipeline.examples.catalog.sources import UNREADABLE_URI
+from pipeline.examples.pictures import NOT_A_PICTURE, TOO_MANY_PIXELS
+from trainer.transform import Transform
 
-SIZE = 8
-NEIGHBORS = 3
-CANARY = "canaryspecies"
-TRAINING_LABELS = ["cat", "dog", "owl"]
-
-
-class Built(NamedTuple):
-    """A version of the examples, with what it was made from."""
-
-    version: artifacts.Version
-    images: dict[str, dict]
-    edges: list[tuple[str, str, int, float]]
+# Counts ------------------------------------------------------------------------------------------
 
 
-# Data -------------------------------------------------------------------------------------------
-
-
-def picture(index: int) -> bytes:
-    sink = io.BytesIO()
-    Image.new("RGB", (20, 12), (index * 5 % 256, index * 11 % 256, 90)).save(sink, "PNG")
-    return sink.getvalue()
-
-
-def make_images(count: int, *, features: int | None = None) -> list[dict]:
-    rng = np.random.default_rng(7)
-    rows = []
-    for index in range(count):
-        split = schema.SPLITS[(0, 0, 0, 1, 2)[index % 5]]
-        label = TRAINING_LABELS[index % 3] if index % 2 else None
-        # The label of this image must be seen in no training file.
-        label = CANARY if index == 3 else label
-        row: dict[str, Any] = {"image_id": f"ï {index:03d}", "split": split}
-        if features is None:
-            row |= {"image": picture(index), "label": label, "text": f"Picture {index} of it"}
-        else:
-            row["features"] = [*rng.normal(5, 3, features - 1).astype(np.float32).tolist(), 0.1]
-        rows.append(row)
-    return rows
-
-
-def make_edges(ids: list[str], *, degree: int) -> list[tuple[str, str, int, float]]:
-    """(src, dst, rank, weight) of a random graph; the last 5 ids are in no catalog."""
-    rng = np.random.default_rng(3)
-    everyone = [*ids, *(f"gone {i}" for i in range(5))]
-    edges = []
-    for src in everyone[2:]:  # two images have no neighbours
-        others = [other for other in everyone if other != src]
-        size = int(rng.integers(1, degree + 1))
-        weights = np.sort(rng.uniform(0.1, 9, size))[::-1]
-        for rank, dst in enumerate(rng.choice(others, size, replace=False), 1):
-            edges.append((src, str(dst), rank, float(weights[rank - 1])))
-    return edges
-
-
-QUERIES = [("red bridge", "ï 000", 4), ("blue", "ï 000", 7), ("blue", "gone 1", 2)]
-
-
-def write_graph(run: artifacts.RunDir, edges: list, *, files: int) -> artifacts.Version:
-    with run.begin(schema.GRAPH) as new:
-        Path(new.path).mkdir(parents=True, exist_ok=True)
-        for index in range(files):
-            part = edges[index::files]
-            columns: dict[str, Any] = {
-                name: [edge[place] for edge in part]
-                for place, name in enumerate(("src", "dst", "rank", "weight"))
-            }
-            nothing = {
-                field.name: pa.nulls(len(part), field.type)
-                for field in schema.EDGE_SCHEMA
-                if field.name not in columns
-            }
-            table = pa.table(
-                {name: (columns | nothing)[name] for name in schema.EDGE_SCHEMA.names},
-                schema=schema.EDGE_SCHEMA,
-            )
-            name = schema.shard_name(schema.EDGES, index, files, "parquet")
-            pq.write_table(table, new.file(name))
-        rows = [{"query": q, "image_id": i, "sessions": n, "users": n} for q, i, n in QUERIES]
-        name = schema.shard_name(schema.QUERIES, 0, 1, "parquet")
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema.QUERY_SCHEMA), new.file(name))
-        return new.commit({})
-
-
-def make_pipeline() -> beam.Pipeline:
-    return beam.Pipeline(runner=fn_runner.FnApiRunner())
-
-
-def build(
-    folder: Path,
-    images: list[dict],
-    edges: list,
-    *,
-    shards: int = 1,
-    files: int = 1,
-    **options: Any,
-) -> Built:
-    catalog = folder / "catalog"
-    catalog.mkdir(parents=True)
-    for index in range(files):
-        table = pa.Table.from_pylist(images[index::files])
-        pq.write_table(table, catalog / f"{index}.parquet")
-    run = artifacts.RunDir.open(str(folder / "run"))
-    graph = write_graph(run, edges, files=files)
-    with run.begin(schema.EXAMPLES) as new:
-        manifest = job.build_examples(
-            images=ImagesConfig(path=str(catalog), image_size=SIZE, **options),
-            examples=ExamplesConfig(neighbors=NEIGHBORS, max_tokens=20, token_buckets=4),
-            seed=11,
-            graph=graph,
-            out=new,
-            shards=shards,
-            make_pipeline=make_pipeline,
-        )
-        version = new.commit(manifest)
-    return Built(version, {image["image_id"]: image for image in images}, edges)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Built:
-    images = make_images(40)
-    edges = make_edges([image["image_id"] for image in images], degree=6)
-    progress.reset()
-    return build(tmp_path_factory.mktemp("pictures"), images, edges)
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory) -> Built:
-    images = make_images(30, features=4)
-    for image in images:
-        image["split"] = None
-    edges = make_edges([image["image_id"] for image in images], degree=4)
-    return build(tmp_path_factory.mktemp("features"), images, edges, shards=2)
-
-
-def raw_records(version: artifacts.Version, split: str) -> list[bytes]:
-    files = version.shards(split)
-    return [r.numpy() for r in tf.data.TFRecordDataset(files, compression_type="GZIP")]
-
-
-def parse_spec(version: artifacts.Version) -> dict[str, Any]:
-    dtypes = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
-    spec: dict[str, Any] = {}
-    for feature in schema.example_features(
-        neighbors=version.manifest["neighbors"], feature_dim=version.manifest["feature_dim"]
-    ):
-        dtype = dtypes[feature.dtype]
-        if feature.shape == (None,):
-            spec[feature.name] = tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
-        else:
-            default = np.full(feature.shape, feature.default, object).tolist()
-            spec[feature.name] = tf.io.FixedLenFeature(feature.shape, dtype, default)
-    return spec
-
-
-def parsed(version: artifacts.Version, split: str) -> dict[str, dict[str, Any]]:
-    """{image_id: {feature: value}} of the records of a split, parsed as one batch."""
-    records = tf.constant(raw_records(version, split), tf.string)
-    batch = tf.io.parse_example(records, parse_spec(version))
-    columns = {
-        name: value.to_list() if isinstance(value, tf.RaggedTensor) else value.numpy()
-        for name, value in batch.items()
-    }
-    ids = [image_id.decode() for image_id in columns["image_id"]]
-    return {
-        image_id: {name: column[row] for name, column in columns.items()}
-        for row, image_id in enumerate(ids)
-    }
-
-
-def everything(version: artifacts.Version) -> dict[str, dict[str, Any]]:
-    return {k: row for split in schema.SPLITS for k, row in parsed(version, split).items()}
-
-
-def neighbor_ids(example: dict[str, Any]) -> list[str]:
-    return [
-        example[schema.neighbor_feature(index, "image_id")].decode()
-        for index in range(example["NL_num_nbrs"])
-    ]
-
-
-# What is in the files ---------------------------------------------------------------------------
-
-
-def test_every_image_is_a_seed_of_its_split_and_the_counts_are_exact(pictures):
-    for split in schema.SPLITS:
-        expected = {i for i, image in pictures.images.items() if image["split"] == split}
-        records = raw_records(pictures.version, split)
-        assert len(records) == len(expected)
-        assert set(parsed(pictures.version, split)) == expected
-        assert pictures.version.manifest["splits"][split] == {"records": len(expected), "shards": 1}
-    counts = pictures.version.manifest["counts"]
+def test_rows_edges_and_queries_add_up() -> None:
+    case = made("nsl png")
+    counts = case.version.manifest["counts"]
     assert counts["rows"] == {"read": 40, "kept": 40, "rejected": 0}
-    assert progress.snapshot()["pictures"] >= 40
-
-
-@pytest.mark.parametrize("kind", ["pictures", "features"])
-def test_neighbours_and_edges_among_them_are_those_of_brute_force(kind, request):
-    built = request.getfixturevalue(kind)
-    known = [edge for edge in built.edges if edge[0] in built.images and edge[1] in built.images]
-    weights = {(src, dst): weight for src, dst, _, weight in known}
-    found = everything(built.version)
-    assert set(found) == set(built.images)
-    sizes = []
-    for seed, example in found.items():
-        ranked = sorted((rank, dst) for src, dst, rank, _ in known if src == seed)
-        expected = [dst for _, dst in ranked[:NEIGHBORS]]
-        assert neighbor_ids(example) == expected
-        graph_nodes = [seed, *expected]
-        among = [
-            (i, j, weights[a, b])
-            for i, a in enumerate(graph_nodes)
-            for j, b in enumerate(graph_nodes)
-            if (a, b) in weights
-        ]
-        edges = [(s, r) for s, r, _ in among]
-        assert list(zip(example["graph_senders"], example["graph_receivers"], strict=True)) == edges
-        np.testing.assert_allclose(example["graph_weights"], [w for _, _, w in among], rtol=1e-6)
-        slots = [example[schema.neighbor_weight(i).name] for i in range(NEIGHBORS)]
-        padded = [weights[seed, dst] for dst in expected] + [0.0] * (NEIGHBORS - len(expected))
-        np.testing.assert_allclose(slots, padded, rtol=1e-6)
-        sizes.append(len(expected))
-    counts = built.version.manifest["counts"]
-    skipped = len(built.edges) - len(known)
-    assert counts["edges"] == {"read": len(built.edges), "skipped": skipped}
-    by_neighbors = {str(size): sizes.count(size) for size in range(NEIGHBORS + 1)}
-    assert counts["images"]["by_neighbors"] == by_neighbors
-    assert counts["images"]["without_neighbors"] == sizes.count(0) >= 2
-
-
-def test_neighbours_carry_the_content_of_their_own_records(pictures):
-    found = everything(pictures.version)
-    for example in found.values():
-        for index, image_id in enumerate(neighbor_ids(example)):
-            image = example[schema.neighbor_feature(index, "image")]
-            assert image == found[image_id]["image"]
-            decoded = Image.open(io.BytesIO(image))
-            assert (decoded.size, decoded.mode) == ((SIZE, SIZE), "RGB")
-
-
-def test_labels_are_seen_in_the_training_split_alone(pictures):
-    classes = pictures.version.manifest["classes"]
-    assert sorted(classes) == TRAINING_LABELS
-    for split in schema.SPLITS:
-        for image_id, example in parsed(pictures.version, split).items():
-            label = pictures.images[image_id]["label"]
-            index = classes.index(label) if label in classes else -1
-            training = split == "train"
-            assert example["label"] == (index if training else -1)
-            assert example["heldout_label"] == (-1 if training else index)
-            for slot, neighbor in enumerate(neighbor_ids(example)):
-                image = pictures.images[neighbor]
-                seen = image["label"] in classes and image["split"] == "train"
-                expected = classes.index(image["label"]) if seen else -1
-                assert example[schema.neighbor_feature(slot, "label")] == expected
-    assert pictures.version.manifest["counts"]["unknown_labels"] == 1  # the canary's
-
-
-def test_label_of_a_validation_image_is_nowhere_in_the_training_files(pictures):
-    assert pictures.images["ï 003"]["split"] == "validation"
-    for path in pictures.version.shards("train"):
-        data = gzip.decompress(Path(path).read_bytes())
-        assert CANARY.encode() not in data
-        assert b"heldout_label" not in data
-    folder = Path(pictures.version.file(schema.TRANSFORM_FOLDER))
-    assert not any(CANARY.encode() in p.read_bytes() for p in folder.rglob("*") if p.is_file())
-
-
-def test_texts_are_captions_and_published_queries(pictures):
-    example = everything(pictures.version)["ï 000"]
-    assert [text.decode() for text in example["text"]] == ["Picture 0 of it", "blue", "red bridge"]
-    assert example["text_weight"] == [1.0, 7.0, 4.0]
-    # 24 of 40 images are for training, each with a caption; two queries lead to one of them.
-    assert pictures.version.manifest["texts"]["train"] == 26
-    counts = pictures.version.manifest["counts"]
+    assert counts["skipped_files"] == 0
     assert counts["queries"] == {"read": 3, "skipped": 1}
+    assert counts["unknown_labels"] == 1  # the canary's
+    # 24 of 40 images are for training, 16 of them with a caption; two queries lead to one of them.
+    captions = [row for row in case.world.rows if row["split"] == "train" and row["text"]]
+    assert case.version.manifest["texts"]["train"] == len(captions) + 2
+    assert progress.snapshot()["images"] >= 40
 
 
-def test_bytes_are_those_of_any_shard_count_and_input_order(pictures, tmp_path):
-    rng = np.random.default_rng(1)
-    images = [list(pictures.images.values())[i] for i in rng.permutation(len(pictures.images))]
-    edges = [pictures.edges[i] for i in rng.permutation(len(pictures.edges))]
-    other = build(tmp_path, images, edges, shards=3, files=2)
-    assert other.version.manifest == pictures.version.manifest
-    for split in schema.SPLITS:
-        one, two = (version.shards(split) for version in (pictures.version, other.version))
-        assert [Path(p).read_bytes() for p in one] == [Path(p).read_bytes() for p in two]
-    for vocabulary in (schema.LABEL_VOCABULARY, schema.TOKEN_VOCABULARY):
-        one, two = (
-            transform.vocabulary(built.version.file(schema.TRANSFORM_FOLDER), vocabulary)
-            for built in (pictures, other)
-        )
-        assert one == two
+@pytest.mark.parametrize("name", ["nsl png", "nsl raw", "compact png"])
+def test_classes_are_the_labels_of_enough_training_images(name: str) -> None:
+    case = made(name)
+    labels = [
+        label for row in case.world.rows if row["split"] == "train" for label in true_labels(row)
+    ]
+    least = case.options.get("min_label_count", 1)
+    expected = {label: labels.count(label) for label in {*labels} if labels.count(label) >= least}
+    assert case.version.manifest["images_of_class"] == expected
+    assert len(expected) < len({*labels}) or least == 1
+    labelled = dict.fromkeys(schema.SPLITS, 0)
+    for row in case.world.rows:
+        labelled[row["split"]] += bool(true_labels(row))
+    assert case.version.manifest["labelled"] == labelled
 
 
-def test_files_are_in_no_order_of_ids_and_nothing_of_the_work_is_left(pictures):
-    ids = list(parsed(pictures.version, "train"))
-    assert ids != sorted(ids)
-    left = sorted(path.name for path in Path(pictures.version.path).iterdir())
-    tfrecords = [f"{split}-00000-of-00001.tfrecord.gz" for split in sorted(schema.SPLITS)]
-    assert left == sorted(["manifest.json", "transform", *tfrecords])
+@pytest.mark.parametrize("name", ["nsl png", "compact raw"])
+def test_coverage_is_told_by_head_torso_and_tail(name: str) -> None:
+    case = made(name)
+    found = coverage(case.world, {i: len(case.reference.neighbors(i)) for i in case.world.by_id})
+    images = case.version.manifest["counts"]["images"]
+    assert images["by_popularity"] == found
+    assert list(found) == ["head", "torso", "tail", "in no session"]
+    shares = "".join(f"; {part} {of['share']:.0%}" for part, of in found.items())
+    line = f"{images['share_with_neighbors']:.0%} of the images have neighbours{shares}"
+    assert line in summarize(case.version)
 
 
-def test_gzip_files_hold_no_time(pictures):
-    for path in pictures.version.shards("train"):
-        assert Path(path).read_bytes()[4:8] == bytes(4)
+def coverage(world: World, neighbors: dict[str, int]) -> dict[str, dict[str, float]]:
+    """How many images have neighbours, one image after the other."""
+    sessions = world.sessions or {}
+    seen = sorted((sessions[i] for i in neighbors if i in sessions), reverse=True)
+    parts: dict[str, list[int]] = {"head": [], "torso": [], "tail": [], "in no session": []}
+    for image_id, degree in neighbors.items():
+        if image_id not in sessions:
+            parts["in no session"].append(degree)
+            continue
+        more = seen.index(sessions[image_id]) / len(seen)
+        parts["head" if more < 0.1 else "torso" if more < 0.5 else "tail"].append(degree)
+    return {
+        name: {
+            "images": len(degrees),
+            "with_neighbors": sum(degree > 0 for degree in degrees),
+            "share": round(sum(degree > 0 for degree in degrees) / len(degrees), 6),
+        }
+        for name, degrees in parts.items()
+        if degrees
+    }
 
 
-# The transform ----------------------------------------------------------------------------------
+# Splits ------------------------------------------------------------------------------------------
+
+
+def test_a_group_is_in_one_split_and_a_share_of_nothing_gets_nothing() -> None:
+    case = made("nsl features")
+    groups: dict[str, set[str]] = {}
+    for row in case.world.rows:
+        if row["group"]:
+            groups.setdefault(row["group"], set()).add(case.reference.splits[row["image_id"]])
+    assert len(groups) == 5
+    assert all(len(splits) == 1 for splits in groups.values())
+    assert set(case.reference.splits.values()) == {"train", "validation"}
+    assert case.version.manifest["splits"]["test"] == {"records": 0, "files": 0, "bytes": 0}
+    assert case.version.shards("test") == []
+
+
+def test_a_split_does_not_depend_on_what_the_examples_look_like() -> None:
+    wide, narrow = (
+        {i for i, split in made(name).reference.splits.items() if split == "train"}
+        for name in ("compact features", "nsl features")  # 80 and 60 % for training
+    )
+    assert narrow < wide
+
+
+# The transform ------------------------------------------------------------------------------------
 
 
 class Tokens(tf.Module):
     """What a model keeps of the transform."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str) -> None:
         super().__init__()
         self.layer = tft.TFTransformOutput(folder).transform_features_layer()
 
@@ -347,152 +148,222 @@ class Tokens(tf.Module):
         return self.layer({schema.TRANSFORM_TEXT: rows})[schema.TRANSFORMED_TOKENS]
 
 
-def test_texts_alone_become_tokens_in_a_saved_model_without_the_run(pictures, tmp_path):
-    folder = pictures.version.file(schema.TRANSFORM_FOLDER)
+def test_texts_alone_become_tokens_in_a_saved_model_without_the_run(tmp_path: Path) -> None:
+    version = made("nsl png").version
+    folder = version.file(schema.TRANSFORM_FOLDER)
     entries = transform.vocabulary(folder, schema.TOKEN_VOCABULARY)
-    assert {"picture", "of", "it"} <= set(entries)
-    assert pictures.version.manifest["tokens"] == len(entries) == 20
-    assert pictures.version.manifest["token_ids"] == 24
+    assert {"picture", "of", "it", "#pic"} <= set(entries)
+    assert version.manifest["tokens"] == len(entries) == 20
+    assert version.manifest["token_ids"] == 24
     tf.saved_model.save(Tokens(folder), str(tmp_path / "model"))
     loaded = tf.saved_model.load(str(tmp_path / "model"))
-    texts = ["A PICTURE, of: it", "", "unheard zebra"]
-    first, nothing, unheard = loaded(tf.constant(texts)).to_list()
-    assert first[1:] == [entries.index(word) for word in ("picture", "of", "it")]
-    assert nothing == []
-    assert len(unheard) == 2
-    assert all(20 <= token < 24 for token in unheard)
-
-
-def test_ready_features_are_z_scores(features):
-    raw = np.array([image["features"] for image in features.images.values()])
-    # The last column is constant: 0, not the noise of a division by nearly 0.
-    expected = np.zeros_like(raw)
-    expected[:, :3] = (raw[:, :3] - raw[:, :3].mean(0)) / raw[:, :3].std(0)
-    found = everything(features.version)
-    seeds = np.array([found[image_id]["features"] for image_id in features.images])
-    np.testing.assert_allclose(seeds, expected, atol=1e-5)
-    place = {image_id: index for index, image_id in enumerate(features.images)}
-    for example in found.values():
-        for slot, neighbor in enumerate(neighbor_ids(example)):
-            copied = example[schema.neighbor_feature(slot, "features")]
-            np.testing.assert_array_equal(copied, seeds[place[neighbor]])
-    folder = features.version.file(schema.TRANSFORM_FOLDER)
-    layer = tft.TFTransformOutput(folder).transform_features_layer()
-    served = layer({schema.TRANSFORM_FEATURES: tf.constant(raw, tf.float32)})
-    np.testing.assert_array_equal(served[schema.TRANSFORM_FEATURES], seeds)
-
-
-def test_catalog_without_labels_and_splits_works(features):
-    manifest = features.version.manifest
-    assert (manifest["content"], manifest["feature_dim"]) == ("features", 4)
-    assert manifest["image_size"] is None
-    assert manifest["classes"] == []
-    found = everything(features.version)
-    assert {int(example["label"]) for example in found.values()} == {-1}
-    assert sum(split["records"] for split in manifest["splits"].values()) == 30
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Hello, World's t-shirt_x 12.5", ["hello", "world", "s", "t", "shirt", "x", "12", "5"]),
-        ("ÉCOLE Straße ΣΊΣΥΦΟΣ", ["école", "straße", "σίσυφος"]),
-        ("東京タワー is たかい", ["東", "京", "タ", "ワー", "is", "た", "か", "い"]),
-        ("ที่นี่", ["ที่", "นี่"]),
-        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
-        ("한국어 книга 3️⃣", ["한국어", "книга", "3⃣"]),
-        ("cats👍🏽❤️🇩🇪🇫🇷", ["cats", "👍🏽", "❤", "🇩🇪", "🇫🇷"]),
-        ("👩‍👧 x", ["👩👧", "x"]),
-        (" \t\n ", []),
-        ("", []),
-        ("!?-_", []),
-    ],
-)
-def test_words_of_a_text(text, expected):
-    found = transform.words(tf.constant([text]))[0].numpy()
-    assert [word.decode() for word in found] == expected
-
-
-def test_words_of_bytes_that_are_no_text_do_not_fail():
-    assert transform.words(tf.constant([b"\xff\xfeabc \xe4"])).to_list() == [[b"abc"]]
-
-
-# Errors -----------------------------------------------------------------------------------------
-
-
-def test_catalog_of_other_ids_than_the_graph_is_an_error_that_shows_both(tmp_path):
-    images = make_images(5)
-    with pytest.raises(ImgembedError) as error:
-        build(tmp_path, images, [("graph-1.jpg", "graph-2.jpg", 1, 2.0)])
-    assert "'ï 000'" in str(error.value)
-    assert "'graph-1.jpg'" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_rows_that_cannot_be_used_are_listed_and_too_many_fail_the_stage(tmp_path):
-    images = make_images(10)
-    images[4]["image"] = b"no picture"
-    images[7]["image_id"] = images[2]["image_id"]
-    images[9]["image_id"] = None
-    edges = make_edges([image["image_id"] for image in images[:4]], degree=3)
-    with pytest.raises(ImgembedError, match=r"3 of 10.*images.max_rejected_fraction"):
-        build(tmp_path / "few", images, edges, max_rejected_fraction=0.2)
-    built = build(tmp_path / "many", images, edges, shards=2, max_rejected_fraction=0.3)
-    lines = Path(built.version.file("rejected", "rejected-00000-of-00001.jsonl")).read_text()
-    rejected = [json.loads(line) for line in lines.splitlines()]
-    assert [(row["row"], row["reason"]) for row in rejected] == [
-        (5, "not a picture of a known format"),
-        (8, "duplicate image_id"),
-        (10, "image_id is missing"),
+    first, nothing, unheard = loaded(tf.constant(["A PICTURE, of: it", "", "unheard"])).to_list()
+    assert [entries[token] for token in first if token < 20 and entries[token][0] != "#"] == [
+        "picture",
+        "of",
+        "it",
     ]
-    rows = built.version.manifest["counts"]["rows"]
-    assert rows == {"read": 10, "kept": 7, "rejected": 3}
-    assert built.version.manifest["rejected"]["duplicate image_id"] == 1
+    assert nothing == []
+    # A word and its pieces; what is in no vocabulary is in a bucket behind it.
+    assert len(unheard) == 1 + len("unheard")
+    assert {20 <= token < 24 or entries[token].startswith("#") for token in unheard} == {True}
+    assert unheard[0] >= 20
 
 
-# Parts ------------------------------------------------------------------------------------------
+def test_pictures_are_standardized_by_the_means_of_all_their_pixels() -> None:
+    colours = np.array([colour_of(index) for index in range(40)], np.float64)
+    folder = made("nsl png").version.file(schema.TRANSFORM_FOLDER)
+    means, deviations = Transform(folder).channels()
+    np.testing.assert_allclose(means, colours.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(deviations, np.maximum(colours.std(0), 1), rtol=1e-6)
 
 
-def test_file_counts_follow_from_the_bytes():
-    size = tf_examples.SHARD_BYTES
-    found = tf_examples.file_counts(
-        # 1,000 images of a tenth of a file each, with one neighbour each: 200 files in all.
-        records={"train": 900, "validation": 100, "test": 0},
-        content_bytes=100 * size,
-        neighbors=1,
+def test_features_are_served_as_they_are_written() -> None:
+    case = made("nsl features")
+    folder = case.version.file(schema.TRANSFORM_FOLDER)
+    raw = np.array([row["features"] for row in case.world.rows], np.float32)
+    layer = tft.TFTransformOutput(folder).transform_features_layer()
+    served = layer({schema.TRANSFORM_FEATURES: tf.constant(raw)})[schema.TRANSFORM_FEATURES]
+    found = everything(case.version)
+    written = np.array([found[row["image_id"]]["features"] for row in case.world.rows], np.float32)
+    np.testing.assert_array_equal(served, written)
+    manifest = case.version.manifest
+    assert (manifest["content"], manifest["feature_dim"]) == ("features", 4)
+    assert (manifest["image_size"], manifest["image_encoding"], manifest["classes"]) == (
+        None,
+        None,
+        [],
     )
-    assert found == {"train": 180, "validation": 20, "test": 0}
-    few = tf_examples.file_counts(
-        records={"train": 1, "validation": 0, "test": 0}, content_bytes=9, neighbors=1
+
+
+# Rows that cannot be used -------------------------------------------------------------------------
+
+
+def spoiled(folder: Path) -> tuple[World, dict[str, str]]:
+    """({a world whose pictures are files, some of them useless}, {file's name: reason})."""
+    world = pictures_world(12)
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    rows: list[Row] = []
+    for index, row in enumerate(world.rows):
+        uri = pictures / f"{index:02d}.png"
+        uri.write_bytes(row["image"])
+        rest = {name: value for name, value in row.items() if name != "image"}
+        rows.append({**rest, "uri": str(uri)})
+    (pictures / "01.png").write_bytes(b"no picture")
+    (pictures / "02.png").unlink()
+    Image.new("L", (70, 70)).save(pictures / "04.png")
+    rows[5]["label"] = {"a": 1}
+    rows[6]["image_id"] = None
+    rows[7]["split"] = "holiday"
+    return World(rows, world.edges), {
+        "2": NOT_A_PICTURE,
+        "3": UNREADABLE_URI,
+        "5": TOO_MANY_PIXELS,
+        "6": reasons.BAD_LABEL,
+        "7": reasons.NO_ID,
+        "8": reasons.BAD_SPLIT,
+    }
+
+
+def write_rows(path: Path, rows: list[Row] | tuple[Row, ...]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def build_graph(capfd: pytest.CaptureFixture[str], run: Path, *options: object) -> tuple[int, str]:
+    """(exit code, the last line on stderr or, where all is well, what is on stdout)."""
+    code = run_command("build-graph", "--run-dir", run, "--quiet", *options)
+    out, err = capfd.readouterr()
+    return code, out if code == 0 else err.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def edge_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("edges") / "edges.jsonl"
+    return write_rows(path, [{"src": e.src, "dst": e.dst, "weight": e.weight} for e in EDGES])
+
+
+EDGES = pictures_world(12).edges
+SMALL = ("--set", f"images.image_size={SIDE}", "--set", "images.max_pixels=4000")
+
+
+def test_rows_that_cannot_be_used_are_listed_with_their_reasons(
+    tmp_path: Path, edge_list: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world, expected = spoiled(tmp_path)
+    catalog = write_rows(tmp_path / "catalog.jsonl", list(world.rows))
+    options = ("--edges", edge_list, "--images", catalog, *SMALL)
+    run = tmp_path / "run"
+
+    code, line = build_graph(capfd, run, *options, "--set", "images.max_rejected_fraction=0.4")
+    assert code == 1
+    assert "6 of 12 rows cannot be read, more than images.max_rejected_fraction = 0.4" in line
+    assert f"most often (1): {sorted(expected.values())[0]}" in line
+    assert RunDir.open(str(run)).current(schema.EXAMPLES) is None
+    assert not (run / schema.EXAMPLES).exists() or os.listdir(run / schema.EXAMPLES) == []
+
+    code, out = build_graph(capfd, run, *options, "--set", "images.max_rejected_fraction=0.5")
+    assert code == 0
+    assert "6 rejected (" in out
+    version = RunDir.open(str(run)).require(schema.EXAMPLES)
+    path = version.file(schema.REJECTED_FOLDER, "rejected-00000-of-00001.jsonl")
+    rejected = [json.loads(text) for text in Path(path).read_text().splitlines()]
+    assert {str(row["row"]): row["reason"] for row in rejected} == expected
+    assert {row["file"] for row in rejected} == {str(catalog)}
+    assert version.manifest["counts"]["rows"] == {"read": 12, "kept": 6, "rejected": 6}
+    assert version.manifest["rejected"] == dict.fromkeys(sorted(expected.values()), 1)
+    ids = {row["image_id"] for index, row in enumerate(world.rows, 1) if str(index) not in expected}
+    assert everything(version).keys() == ids
+
+
+def test_an_id_that_is_there_twice_ends_the_command_and_nothing_is_kept(
+    tmp_path: Path, edge_list: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "catalog"
+    folder.mkdir()
+    rows = [{"image_id": f"ï {i:03d}", "uri": f"{i}.png"} for i in range(6)]
+    for index in range(6):
+        (folder / f"{index}.png").write_bytes(picture(index))
+    write_rows(folder / "a.jsonl", rows[:4])
+    write_rows(folder / "b.jsonl", [rows[4], rows[5], {**rows[5], "image_id": "ï 002"}])
+    run = tmp_path / "run"
+    code, line = build_graph(capfd, run, "--edges", edge_list, "--images", folder, *SMALL)
+    assert code == 1
+    assert line == (
+        f"imgembed: images: the id 'ï 002' is there twice, at {folder}/a.jsonl row 3 and at "
+        f"{folder}/b.jsonl row 3; every image needs an id of its own"
     )
-    assert few == {"train": 1, "validation": 0, "test": 0}
+    assert RunDir.open(str(run)).current(schema.EXAMPLES) is None
+    assert not (run / schema.EXAMPLES).exists() or os.listdir(run / schema.EXAMPLES) == []
+    assert RunDir.open(str(run)).require(schema.GRAPH).name == "v0001"
 
 
-def test_records_are_spread_over_files_in_order():
-    order = np.array([0, 2**62, 2**63, 2**64 - 1], np.uint64)
-    assert tf_examples.file_of(order, 4).tolist() == [0, 1, 2, 3]
-    assert tf_examples.file_of(order, 1).tolist() == [0, 0, 0, 0]
+# What is refused ----------------------------------------------------------------------------------
 
 
-def test_first_rows_of_each_source_are_chosen():
-    table = pa.table({"src": ["a", "a", "a", "b", "c", "c"]})
-    chosen = neighbors.first_of_each(table, 2).tolist()
-    assert chosen == [True, True, False, True, True, True]
-    assert neighbors.first_of_each(table, 0).any() == np.False_
-    assert neighbors.first_of_each(table.slice(0, 0), 2).tolist() == []
+def error_of(folder: Path, world: World, **options: object) -> str:
+    """The one line with which a run fails; nothing of it is committed."""
+    with pytest.raises(ImgembedError) as caught:
+        build(folder, world, **options)
+    assert RunDir.open(str(folder / "run")).current(schema.EXAMPLES) is None
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_same_values_give_the_same_bytes():
-    layout = tuple(schema.example_features(neighbors=1, feature_dim=None))
-    values = {"image_id": "a", "image": b"x", "label": 1, "text": ["t"], "text_weight": [1.0]}
-    one = tf_examples.encode(values, layout)
-    two = tf_examples.encode(dict(reversed(values.items())), layout)
-    assert zlib.crc32(one) == zlib.crc32(two)
-    example = tf.train.Example.FromString(one)
-    assert sorted(example.features.feature) == ["image", "image_id", "label", "text", "text_weight"]
-    assert example.features.feature["image_id"].bytes_list.value == [b"a"]
+def test_a_catalog_of_other_ids_than_the_graph_is_an_error_that_shows_both(tmp_path: Path) -> None:
+    world = pictures_world(5)
+    line = error_of(tmp_path, World(world.rows, [Edge("graph-1.jpg", "graph-2.jpg", 1, 2.0)]))
+    assert "no image of" in line
+    assert "'graph-1.jpg'" in line
+    assert any(f"ids like {row['image_id']!r}" in line for row in world.rows)
 
 
-def test_split_shares_that_do_not_sum_to_one_are_refused():
+def test_a_catalog_without_a_training_image_is_an_error(tmp_path: Path) -> None:
+    rows = [{**row, "split": "test"} for row in pictures_world(3).rows]
+    line = error_of(tmp_path, World(rows, [Edge("ï 000", "ï 001", 1, 2.0)]))
+    assert "none of the 3 images of" in line
+    assert "is in the training split" in line
+
+
+def test_split_shares_that_do_not_sum_to_one_are_refused() -> None:
     with pytest.raises(ValueError, match="sum to"):
         SplitConfig(train=0.5, validation=0.1, test=0.1)
+
+
+# From logs ----------------------------------------------------------------------------------------
+
+
+def test_logs_and_a_folder_of_pictures_become_examples_by_one_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_log(tmp_path / "log.jsonl", clicks(sessions=200))
+    for index in range(34):  # 30 are in the log
+        folder = tmp_path / "pictures" / LABELS[index % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"image-{index}.png").write_bytes(picture(index))
+    (tmp_path / "pictures" / "cat" / "notes.txt").write_text("no picture")
+    run = tmp_path / "run"
+    options = ("--images", tmp_path / "pictures", "--set", "images.folders=[label]", *SMALL)
+    code, out = build_graph(capfd, run, "--sessions", tmp_path / "log.jsonl", *options)
+    assert code == 0
+    graph, examples = (RunDir.open(str(run)).require(s) for s in (schema.GRAPH, schema.EXAMPLES))
+    found, world = everything(examples), graph_world(graph)
+    assert found.keys() == {f"image-{index}" for index in range(34)}
+    neighbors = {image_id: example["NL_num_nbrs"][0] for image_id, example in found.items()}
+    expected = coverage(world, neighbors)
+    assert examples.manifest["counts"]["images"]["by_popularity"] == expected
+    assert expected["in no session"] == {"images": 4, "with_neighbors": 0, "share": 0.0}
+    assert "; in no session 0%" in out
+    assert examples.manifest["counts"]["skipped_files"] == 1
+    assert sorted(examples.manifest["classes"]) == sorted(LABELS)
+    queries = {text for example in found.values() for text in example.get("text", ())}
+    assert queries == {f"Query {group}".encode() for group in range(6)}
+    code, _ = build_graph(capfd, run, "--sessions", tmp_path / "log.jsonl", *options)
+    assert code == 0
+    assert RunDir.open(str(run)).require(schema.EXAMPLES).name == "v0001"  # is up to date
+
+
+def graph_world(graph: Version) -> World:
+    nodes = pq.read_table(graph.shards(schema.NODES)).to_pylist()
+    return World([], [], sessions={row["image_id"]: row["sessions"] for row in nodes})

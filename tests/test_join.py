@@ -316,8 +316,11 @@ class Reference:
         }
 
     def coverage(self) -> Counter:
-        """{(sessions, neighbours): images}."""
-        return Counter((self.world.sessions.get(i), len(self.near(i))) for i in self.world.images)
+        """{(sessions, neighbours): images}; of plain examples whether there is one."""
+        most = max(1, self.setting.neighbors)
+        return Counter(
+            (self.world.sessions.get(i), len(self.out[i][:most])) for i in self.world.images
+        )
 
 
 def place(image_id: str) -> int:

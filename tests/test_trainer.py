@@ -228,9 +228,7 @@ def test_pictures_of_the_examples_are_bit_for_bit_what_serving_decodes(pictures:
     np.testing.assert_array_equal(served, batch["content"])
 
 
-def test_tokens_are_bit_for_bit_those_of_training(
-    pictures: Version, signatures: Mapping[str, Any], tmp_path: Path
-) -> None:
+def test_tokens_are_bit_for_bit_those_of_training(pictures: Version, tmp_path: Path) -> None:
     texts = ["Plain RED, bridges!", "東京 zebra", "", "ünïcode 🚀 x"]
     files = ExampleFiles.open(pictures)
     transform = files.transform()

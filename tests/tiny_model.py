@@ -81,6 +81,8 @@ def save_model(
         "signatures": list(signatures),
         "content": "image" if of_pictures else "features",
         "image_size": SIDE if of_pictures else None,
+        "image_encoding": "png" if of_pictures else None,
         "feature_dim": None if of_pictures else feature_dim,
+        "multi_label": False,
     }
     return Version(schema.MODEL, "v0001", str(folder), manifest)

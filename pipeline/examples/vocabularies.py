@@ -1,8 +1,9 @@
 """Counts the entries of vocabularies over all images, and writes them as files.
 
 An analyzer of tf.Transform in place of its own vocabulary, which sends every single token through
-Beam: here a batch's counts are one Arrow table, seven times faster on captions. All vocabularies
-are counted in one go, for each step of Beam has a cost of its own.
+Beam: here a batch's counts are one Arrow table. All vocabularies are counted in one go, for each
+step of Beam has a cost of its own. In all it takes 3.4 s of CPU in place of 4.6 s on next to
+nothing, 5.5 s in place of 9.1 s on 60,000 short texts (2.1 million tokens).
 """
 
 from __future__ import annotations

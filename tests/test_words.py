@@ -1,0 +1,71 @@
+"""Texts are cut into words, and words into pieces, in every script alike."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from pipeline.examples import words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello, World's t-shirt_x 12.5", ["hello", "world", "s", "t", "shirt", "x", "12", "5"]),
+        ("ÉCOLE Straße ΣΊΣΥΦΟΣ", ["école", "straße", "σίσυφος"]),
+        ("東京タワー is たかい", ["東", "京", "タ", "ワー", "is", "た", "か", "い"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
+        ("한국어 книга 3️⃣", ["한국어", "книга", "3⃣"]),
+        ("cats👍🏽❤️🇩🇪🇫🇷", ["cats", "👍🏽", "❤", "🇩🇪", "🇫🇷"]),
+        ("👩‍👧 x", ["👩👧", "x"]),
+        (" \t\n ", []),
+        ("", []),
+        ("!?-_", []),
+    ],
+)
+def test_words_of_a_text(text: str, expected: list[str]) -> None:
+    found = words.words(tf.constant([text]))[0].numpy()
+    assert [word.decode() for word in found] == expected
+
+
+def test_words_of_bytes_that_are_no_text_do_not_fail() -> None:
+    assert words.words(tf.constant([b"\xff\xfeabc \xe4"])).to_list() == [[b"abc"]]
+
+
+@pytest.mark.parametrize(
+    ("word", "length", "expected"),
+    [
+        ("cat", 3, ["#<ca", "#cat", "#at>"]),
+        ("ab", 3, ["#<ab", "#ab>"]),
+        ("cat", 2, ["#<c", "#ca", "#at", "#t>"]),
+        ("cat", 1, ["#c", "#a", "#t"]),
+        ("été", 3, ["#<ét", "#été", "#té>"]),
+        ("ab", 6, []),
+        ("x", 3, []),
+        ("京", 3, []),
+        ("👍🏽", 3, []),
+    ],
+)
+def test_pieces_of_a_word(word: str, length: int, expected: list[str]) -> None:
+    found = words.pieces(tf.constant([word]), length)[0].numpy()
+    assert [piece.decode() for piece in found] == expected
+
+
+def test_a_word_stands_before_its_pieces_and_without_a_length_alone() -> None:
+    texts = tf.constant(["Cats: a cat", "", "cat"])
+    assert words.tokens(texts, subword_length=0).to_list() == [
+        [b"cats", b"a", b"cat"],
+        [],
+        [b"cat"],
+    ]
+    cat = [b"cat", b"#<ca", b"#cat", b"#at>"]
+    cats = [b"cats", b"#<ca", b"#cat", b"#ats", b"#ts>"]
+    assert words.tokens(texts, subword_length=3).to_list() == [[*cats, b"a", *cat], [], cat]
+
+
+def test_no_piece_reads_like_a_word() -> None:
+    text = "#<ca #cat <cat> at>"
+    found = words.tokens(tf.constant([text]), subword_length=3)[0].numpy()
+    whole = [token for token in found if not token.startswith(b"#")]
+    assert whole == [b"ca", b"cat", b"cat", b"at"]
