@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+import pyarrow as pa
+
 # Parameters of glibc's mallopt.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGE = 1 << 30  # bytes
@@ -23,3 +25,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # other C libraries have none
         mallopt(_MMAP_THRESHOLD, _LARGE)
         mallopt(_TRIM_THRESHOLD, _LARGE)
+
+
+def share_freed_memory() -> None:
+    """Lets Arrow take its memory from that same allocator, where it is kept.
+
+    Arrow's own gives it back, and the pages that the records of examples are joined in are cleared
+    again and again: a quarter of the time that writing them takes.
+    """
+    if sys.platform.startswith("linux"):
+        pa.set_memory_pool(pa.system_memory_pool())

@@ -103,7 +103,7 @@ class Reference:
             row["image"],
             image_size=SIDE,
             max_pixels=10_000,
-            encoding=self.options.get("image_encoding", "png"),
+            encoding=self.options["image_encoding"],
         )
         return "image", [prepared.content]
 

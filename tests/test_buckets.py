@@ -1,5 +1,6 @@
 """Logs and run directories in a bucket: Cloud Storage's protocol, served by an emulator here."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystems import FileSystems
-from small_logs import build, clicks, run_command, write_log
+from small_catalogs import picture
+from small_logs import build, clicks, files, run_command, write_log
 
 from pipeline import storage
 from pipeline.artifacts import RunDir
@@ -113,3 +115,30 @@ def test_old_versions_are_removed_from_a_bucket(logs):
     for _ in range(3):
         build(f"{BUCKET}/old", f"{BUCKET}/logs/")
     assert storage.entries(f"{BUCKET}/old/graph") == ["CURRENT", "v0002", "v0003"]
+
+
+def test_a_catalog_in_a_bucket_gives_the_examples_of_one_on_disk(logs, tmp_path):
+    rows = [{"image_id": f"image-{n}", "uri": f"p/{n}.png", "label": n // 5} for n in range(30)]
+    contents = {"catalog.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}
+    contents |= {f"p/{n}.png": picture(n) for n in range(30)}
+    (tmp_path / "catalog" / "p").mkdir(parents=True)
+    for name, content in contents.items():
+        (tmp_path / "catalog" / name).write_bytes(content)
+        put(f"{BUCKET}/catalog/{name}", content)
+    # The run stays on disk: TensorFlow asks Google itself for a bucket's files, never an emulator.
+    run = tmp_path / "run"
+    local, remote = (
+        examples_of(run, "--sessions", logs, "--images", f"{root}/catalog/catalog.jsonl")
+        for root in (tmp_path, BUCKET)
+    )
+    assert RunDir.open(str(run)).require("examples").name == "v0002"
+    assert len(local) >= 4
+    assert remote == local
+
+
+def examples_of(run, *options):
+    """{name: bytes} of the examples' files after a command."""
+    assert run_command("build-graph", "--run-dir", run, "--quiet", *options) == 0
+    version = RunDir.open(str(run)).require("examples")
+    found = files(version, "*.tfrecord*") | files(version, "schema.pbtxt")
+    return found | files(version, "assets/*")

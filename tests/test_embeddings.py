@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from apache_beam.coders import registry
 from apache_beam.internal import pickler
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from PIL import Image
+from small_catalogs import Edge, World, build, everything
+from test_decoding import slow_jpeg
 from tiny_model import DIM, SIDE, save_model
 
 from pipeline import schema, writing
 from pipeline.artifacts import NewVersion, Version
 from pipeline.config import ExportConfig, ImagesConfig
+from pipeline.embeddings import job as export_job
 from pipeline.embeddings import model as models
 from pipeline.embeddings.embed import SavedModelHandler
 from pipeline.embeddings.job import export_embeddings
 from pipeline.embeddings.search import SearchIndex, read_embeddings
 from pipeline.errors import ImgembedError
 from pipeline.examples import pictures
+from pipeline.examples.decoding import TOO_SLOW, decode_pictures
 from pipeline.writing import read_rejected
 
 PICTURES = 23
@@ -38,6 +44,12 @@ def picture(number: int) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, "PNG")
     return sink.getvalue()
+
+
+def prepared(number: int) -> bytes:
+    """What the export shows the model of a picture."""
+    found = pictures.prepare(picture(number), image_size=SIDE, max_pixels=1_000, encoding="png")
+    return found.content
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +101,9 @@ def test_every_picture_gets_the_vector_that_the_model_gives_it(
 ) -> None:
     ids, vectors = read_embeddings(exported, "images", "image_id")
     assert ids == [f"{number:02}" for number in range(PICTURES)]
-    prepared = [
-        pictures.prepare(picture(number), image_size=SIDE, max_pixels=1_000)
-        for number in range(PICTURES)
-    ]
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data))).ravel() for data in prepared])
+    pixels = np.stack(
+        [np.asarray(Image.open(io.BytesIO(prepared(n)))).ravel() for n in range(PICTURES)]
+    )
     matrix = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER)).of_pixels.numpy()
     expected = (pixels.astype(np.float64) - 127.0) @ matrix
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -170,9 +180,7 @@ def test_a_vector_depends_neither_on_shards_nor_on_batches(
 
 def test_the_place_of_a_row_in_its_batch_does_not_show(model: Version) -> None:
     saved_model = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER))
-    data = [
-        pictures.prepare(picture(n), image_size=SIDE, max_pixels=1_000) for n in range(PICTURES)
-    ]
+    data = [prepared(number) for number in range(PICTURES)]
     rows = np.array(data, dtype=object)
     size = models.call_size(256)
     forward = models.embed_rows(saved_model, "image", rows, size)
@@ -196,19 +204,96 @@ def save_features(path: Path, dim: int, ids: list[str]) -> ImagesConfig:
     return ImagesConfig(path=str(path), max_rejected_fraction=0.5)
 
 
-def test_features_are_embedded_and_repeated_ids_rejected(tmp_path: Path) -> None:
+def test_features_are_embedded_as_the_catalog_has_them(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", signatures=("features",))
-    images = save_features(tmp_path / "catalog.jsonl", 4, ["b", "a", "b", "c"])
+    images = save_features(tmp_path / "catalog.jsonl", 4, ["b", "a", "c"])
     version = export(tmp_path / "embeddings", images=images, model=model)
     index = SearchIndex.open(version)
     assert index.ids == ["a", "b", "c"]
-    assert version.manifest["rejected"] == {"duplicate image_id": 1}
-    # The first row of an id counts.
-    raw = np.random.default_rng(1).normal(size=(4, 4))[0]
+    assert version.manifest["rejected"] == {}
+    raw = np.random.default_rng(1).normal(size=(3, 4))[0]
     matrix = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER)).of_features.numpy()
     expected = raw @ matrix / np.linalg.norm(raw @ matrix)
     np.testing.assert_allclose(index.vector_of("b"), expected, atol=1e-5)
     assert version.shards("queries") == []
+
+
+@pytest.mark.parametrize("shards", [1, 5])
+def test_an_id_that_is_there_twice_fails_the_job_and_names_both_places(
+    shards: int, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", signatures=("features",))
+    images = save_features(tmp_path / "catalog.jsonl", 4, ["b", "a", "b", "c"])
+    with pytest.raises(ImgembedError) as caught:
+        export(tmp_path / "embeddings", images=images, model=model, shards=shards)
+    assert str(caught.value) == (
+        f"images: the id 'b' is there twice, at {images.path} row 1 and at {images.path} row 3; "
+        "every image needs an id of its own"
+    )
+    assert not (tmp_path / "embeddings" / schema.MANIFEST_FILE).exists()
+
+
+# Pictures as in training --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "png", "raw"])
+def test_the_model_is_shown_the_pixels_of_its_examples(
+    encoding: schema.ImageEncoding, model: Version, tmp_path: Path
+) -> None:
+    rows = [
+        {"image_id": f"{n:02}", "image": picture(n), "split": "train", "label": None, "text": None}
+        for n in range(PICTURES)
+    ]
+    world = World(rows, [Edge("00", "01", 1, 1.0)])
+    examples = build(
+        tmp_path / "examples",
+        world,
+        images={"image_size": SIDE},
+        neighbors=0,
+        image_encoding=encoding,
+    )
+    pixels = {
+        image_id: decoded(example["image"][0], encoding)
+        for image_id, example in everything(examples).items()
+    }
+    trained = replace(model, manifest={**model.manifest, "image_encoding": encoding})
+    images = ImagesConfig(path=str(tmp_path / "examples" / "catalog"))
+    version = export(tmp_path / "embeddings", images=images, model=trained)
+
+    matrix = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER)).of_pixels.numpy()
+    ids, vectors = read_embeddings(version, "images", "image_id")
+    flat = np.stack([pixels[image_id].ravel() for image_id in ids]).astype(np.float64) - 127.0
+    expected = flat @ matrix / np.linalg.norm(flat @ matrix, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+    # Bit for bit: what the export's decoding processes hand to the model.
+    settings = export_job._pictures(images, trained)
+    shown = decode_pictures([picture(n) for n in range(PICTURES)], settings)
+    for image_id, found in zip(sorted(pixels), shown, strict=True):
+        assert isinstance(found, pictures.Picture)
+        served = tf.io.decode_image(found.content, channels=3, expand_animations=False).numpy()
+        np.testing.assert_array_equal(served, pixels[image_id])
+    lossless = np.asarray(Image.open(io.BytesIO(prepared(0))))
+    assert np.array_equal(pixels["00"], lossless) == (encoding != "jpeg")
+
+
+def decoded(content: bytes, encoding: schema.ImageEncoding) -> np.ndarray:
+    """[side, side, 3] uint8 of a picture in an example, as TensorFlow decodes it."""
+    if encoding == "raw":
+        return tf.reshape(tf.io.decode_raw(content, tf.uint8), [SIDE, SIDE, 3]).numpy()
+    return tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
+
+
+def test_a_picture_that_takes_too_long_costs_one_row(model: Version, tmp_path: Path) -> None:
+    folder = tmp_path / "catalog"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number:02}.png").write_bytes(picture(number))
+    (folder / "slow.jpg").write_bytes(slow_jpeg())
+    images = ImagesConfig(path=str(folder), max_seconds=0.5, max_rejected_fraction=0.3)
+    version = export(tmp_path / "embeddings", images=images, model=model)
+    assert version.manifest["rejected"] == {TOO_SLOW: 1}
+    assert SearchIndex.open(version).ids == ["00", "01", "02"]
 
 
 def test_a_catalog_of_another_kind_than_the_model_is_refused(

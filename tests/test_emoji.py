@@ -15,6 +15,7 @@ CONFIG = {
     "graph": {"min_sessions": 1},  # 901 sessions are few
     "images": {
         "path": "emoji.jsonl",
+        "root": "noto72.zip",
         "columns": {"image_id": "emoji_id", "uri": "image", "label": "group", "text": "keywords"},
         "image_size": 48,
     },
@@ -28,9 +29,9 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no emoji data at {DA
 def run(tmp_path_factory):
     """A folder with the data, a config, and a run made from them."""
     folder = tmp_path_factory.mktemp("emoji")
-    for name in ("sessions.jsonl", "emoji.jsonl"):
+    for name in ("sessions.jsonl", "emoji.jsonl", "noto72.zip"):
         shutil.copy(DATA / name, folder)
-    zipfile.ZipFile(DATA / "noto72.zip").extractall(folder)
+    zipfile.ZipFile(DATA / "noto72.zip").extract("noto72/1f600.png", folder)  # to search with
     (folder / "cfg.yaml").write_text(yaml.safe_dump(CONFIG))
     imgembed("build-graph", "--config", "cfg.yaml", cwd=folder)
     imgembed("train", "--config", "cfg.yaml", cwd=folder)
@@ -52,11 +53,12 @@ def test_every_row_is_accounted_for(run):
     # 901 rows, one of them with an empty list of items.
     assert counts["rows"] == {"read": 901, "kept": 900, "rejected": 0, "without_images": 1}
     assert counts["sessions"]["all"] == 900
-    splits = manifest(run, "examples")["splits"]
-    assert sum(split["records"] for split in splits.values()) == 1644
-    assert len(manifest(run, "examples")["classes"]) == 9
+    examples = manifest(run, "examples")
+    assert sum(split["records"] for split in examples["splits"].values()) == 1644
+    assert examples["counts"]["rows"] == {"read": 1644, "kept": 1644, "rejected": 0}
+    assert len(examples["classes"]) == 9
     embedded = manifest(run, "embeddings")["counts"]
-    assert 1644 in embedded.values()
+    assert (embedded["rows"], embedded["images"], embedded["rejected"]) == (1644, 1644, 0)
 
 
 def test_a_text_search_finds_what_the_words_say(run):

@@ -105,6 +105,21 @@ def test_search_answers_by_text_by_picture_and_by_id(demo):
     assert rows[0]["image_id"] not in stdout
 
 
+def test_an_example_is_shown_as_it_was_written(demo):
+    folder, _, _ = demo
+    stdout, stderr = imgembed("examples", "show", "imgembed-demo/run", "--json", cwd=folder)
+    assert stderr == ""
+    shown = json.loads(stdout)
+    catalog = folder / "imgembed-demo" / "data" / "catalog" / "catalog.jsonl"
+    rows = {row["image_id"]: row for row in map(json.loads, catalog.read_text().splitlines())}
+    assert shown["image_id"] in rows
+    assert shown["split"] == "train"
+    assert {neighbor["image_id"] for neighbor in shown["neighbors"]} <= rows.keys()
+    assert [edge["receiver"] for edge in shown["edges"] if edge["sender"] == 0] == [
+        neighbor["slot"] + 1 for neighbor in shown["neighbors"]
+    ]
+
+
 def test_the_same_settings_give_the_same_embeddings(demo, tmp_path):
     folder, _, _ = demo
     data = folder / "imgembed-demo" / "data"
@@ -119,12 +134,12 @@ def test_the_same_settings_give_the_same_embeddings(demo, tmp_path):
         return {
             path.relative_to(run): path.read_bytes()
             for stage in ("graph", "examples", "embeddings")
-            for pattern in ("*.parquet", "*.tfrecord*")
+            for pattern in ("*.parquet", "*.tfrecord*", "*.pbtxt")
             for path in sorted((run / stage).rglob(pattern))
         }
 
     expected = files(folder / "imgembed-demo" / "run")
-    assert len(expected) >= 7
+    assert len(expected) >= 9
     found = files(tmp_path / "run")
     assert found.keys() == expected.keys()
     for name, content in found.items():

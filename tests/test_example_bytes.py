@@ -14,17 +14,21 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from example_cases import made, options_of
 from small_catalogs import World, build
+from test_runner import portable
 
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.examples.packing import pack
 
-# How a run may differ: parts of the work, threads, order and format of the input.
+# How a run may differ: parts of the work, threads, order and format of the input, the engine.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "three shards, shuffled rows": ("nsl png", {"shards": 3, "threads": 2, "files": 3}),
     "seven shards, pictures in files": ("nsl png", {"shards": 7, "files": 2, "form": "jsonl"}),
-    "compact in parts": ("compact raw", {"shards": 7, "threads": 2, "files": 2}),
-    "features in parts": ("nsl features", {"shards": 3, "threads": 2, "files": 2}),
+    "compact, by three threads": ("compact raw", {"shards": 3, "threads": 3, "files": 3}),
+    "features": ("nsl features", {"shards": 3, "threads": 2, "files": 2}),
+    "by the portable engine": (
+        "compact png",
+        {"shards": 3, "threads": 2, "files": 3, "pipelines": portable},
+    ),
 }
 
 
@@ -77,10 +81,10 @@ def test_nothing_of_the_work_is_left() -> None:
     assert left == {"manifest.json", "schema.pbtxt", "transform", *tfrecords}
 
 
-@pytest.mark.parametrize("encoding", ["png", "raw"])
+@pytest.mark.parametrize("encoding", ["png", "raw", None])  # None: ready features
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 def test_a_file_does_not_show_in_which_parts_it_was_written(
-    encoding: str, compression: str
+    encoding: schema.ImageEncoding | None, compression: str
 ) -> None:
     draw = random.Random(0)
     content = draw.randbytes(1_500_000) + bytes(1_500_000)
@@ -95,7 +99,7 @@ def test_a_file_does_not_show_in_which_parts_it_was_written(
 
 
 def test_a_gzip_file_of_no_record_is_empty_and_holds_no_time() -> None:
-    for encoding in ("png", "raw"):
+    for encoding in ("png", None):
         spec = schema.ExampleSpec(neighbors=1, image_encoding=encoding)
         packed = b"".join(pack([], spec, "gzip"))
         assert gzip.decompress(packed) == b""

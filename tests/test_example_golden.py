@@ -54,7 +54,7 @@ WORLD = World(
 def golden_texts(layout: schema.Layout) -> dict[str, str]:
     """{name of the file: its text} of the world in a layout."""
     with tempfile.TemporaryDirectory() as folder:
-        version = build(Path(folder), WORLD, neighbors=2, layout=layout, readers=1)
+        version = build(Path(folder), WORLD, neighbors=2, layout=layout, image_encoding="png")
         records = "\n".join(
             f"# {split}, record {number}\n{as_text(record)}"
             for split in schema.SPLITS

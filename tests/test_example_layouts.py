@@ -17,7 +17,7 @@ import tensorflow as tf
 from example_cases import CASES, Made, made
 from PIL import Image
 from plain_examples import check_same
-from small_catalogs import SEED, SIDE, colour_of, everything, examples_of, serialized
+from small_catalogs import SEED, SIDE, colour_of, serialized
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import schema_utils
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
@@ -33,18 +33,16 @@ PICTURES = [name for name in CASES if "features" not in name]
 @pytest.mark.parametrize("name", CASES)
 def test_every_image_is_the_example_that_plain_python_makes_of_it(name: str) -> None:
     case = made(name)
-    expected = case.reference.examples()
-    for split in schema.SPLITS:
-        found = examples_of(case.version, split)
+    for split, found in case.splits.items():
         assert found.keys() == {i for i, of in case.reference.splits.items() if of == split}
         for image_id, example in found.items():
-            check_same(example, expected[image_id])
+            check_same(example, case.expected[image_id])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_manifest_counts_what_is_in_the_files(name: str) -> None:
     case = made(name)
-    manifest, found = case.version.manifest, everything(case.version)
+    manifest, found = case.version.manifest, case.examples
     for split, said in manifest["splits"].items():
         files = [Path(path) for path in case.version.shards(split)]
         assert said == {
@@ -66,7 +64,7 @@ def test_the_manifest_counts_what_is_in_the_files(name: str) -> None:
     }
     assert manifest["classes"] == list(case.reference.classes)
     for split in schema.SPLITS:
-        examples = examples_of(case.version, split).values()
+        examples = case.splits[split].values()
         assert manifest["texts"][split] == sum(len(e.get("text", ())) for e in examples)
 
 
@@ -75,7 +73,7 @@ def test_the_files_of_a_split_hold_its_records_by_ascending_place(name: str) -> 
     case = made(name)
     catalog = [row["image_id"] for row in case.world.rows]
     for split in schema.SPLITS:
-        ids = list(examples_of(case.version, split))
+        ids = list(case.splits[split])
         places = Places(SEED, 1).of(pa.array(ids, pa.string()))
         assert np.all(places[1:] > places[:-1])
         assert len(ids) < 3 or ids != sorted(ids, key=catalog.index)
@@ -86,7 +84,7 @@ def test_pictures_are_decoded_by_tensorflow_to_the_colours_of_the_catalog(name: 
     case = made(name)
     raw = case.spec.image_encoding == "raw"
     for index, row in enumerate(case.world.rows[::4]):
-        content = everything(case.version)[row["image_id"]]["image"][0]
+        content = case.examples[row["image_id"]]["image"][0]
         flat = (
             tf.io.decode_raw(content, tf.uint8) if raw else tf.io.decode_image(content, channels=3)
         )
@@ -98,7 +96,7 @@ def test_pictures_are_decoded_by_tensorflow_to_the_colours_of_the_catalog(name: 
 # Read by others -----------------------------------------------------------------------------------
 
 
-def make_feature_spec(content: tf.io.FixedLenFeature, name: str, max_neighbors: int) -> dict:
+def make_feature_spec(name: str, content: tf.io.FixedLenFeature, max_neighbors: int) -> dict:
     """As neural-structured-learning has it, in keras/graph_regularization_test.py and tutorials."""
     spec = {
         name: tf.io.FixedLenFeature(content.shape, content.dtype),
@@ -106,45 +104,47 @@ def make_feature_spec(content: tf.io.FixedLenFeature, name: str, max_neighbors: 
         "NL_num_nbrs": tf.io.FixedLenFeature((), tf.int64, default_value=0),
     }
     for i in range(max_neighbors):
-        spec["{}{}_{}".format("NL_nbr_", i, name)] = content
-        spec["{}{}{}".format("NL_nbr_", i, "_weight")] = tf.io.FixedLenFeature(
+        spec[f"NL_nbr_{i}_{name}"] = content
+        spec[f"NL_nbr_{i}_weight"] = tf.io.FixedLenFeature(
             [1], tf.float32, default_value=tf.constant([0.0])
         )
     return spec
 
 
+def content_of(case: Made) -> tuple[str, tf.io.FixedLenFeature, list]:
+    """(name, how it is parsed, what stands where there is no neighbour) of a node's content."""
+    dim = case.spec.feature_dim
+    if dim is None:
+        return "image", tf.io.FixedLenFeature([1], tf.string, default_value=[b""]), [b""]
+    nothing = tf.zeros([dim])
+    return "features", tf.io.FixedLenFeature([dim], tf.float32, default_value=nothing), [0.0] * dim
+
+
 @pytest.mark.parametrize("name", NSL)
 def test_neural_structured_learning_reads_what_was_written(name: str) -> None:
     case = made(name)
-    dim = case.spec.feature_dim
-    if dim is None:
-        key, nothing = "image", b""
-        content = tf.io.FixedLenFeature((), tf.string, default_value=nothing)
-    else:
-        key, nothing = "features", [0.0] * dim
-        content = tf.io.FixedLenFeature([dim], tf.float32, default_value=tf.zeros([dim]))
-    neighbors, expected = case.options["neighbors"], case.reference.examples()
-    for split in schema.SPLITS:
-        records = serialized(case.version, split)
-        if not records:
+    key, content, nothing = content_of(case)
+    slots = range(case.options["neighbors"])
+    for split, examples in case.splits.items():
+        if not examples:
             continue
-        parsed = tf.io.parse_example(records, make_feature_spec(content, key, neighbors))
-        columns = {name: column.numpy() for name, column in parsed.items()}
-        for row, image_id in enumerate(examples_of(case.version, split)):
-            seed, near = expected[image_id], case.reference.neighbors(image_id)
+        spec = make_feature_spec(key, content, len(slots))
+        parsed = tf.io.parse_example(serialized(case.version, split), spec)
+        columns = {name: column.numpy().tolist() for name, column in parsed.items()}
+        for row, image_id in enumerate(examples):
+            seed, near = case.expected[image_id], case.reference.neighbors(image_id)
             assert columns["label"][row] == seed["label"][0]
             assert columns["NL_num_nbrs"][row] == len(near)
-            for slot in range(neighbors):
-                (weight,) = columns[f"NL_nbr_{slot}_weight"][row]
-                assert weight == pytest.approx(seed[f"NL_nbr_{slot}_weight"][0], rel=1e-6)
-                assert (weight > 0) == (slot < len(near))
-                found = columns[f"NL_nbr_{slot}_{key}"][row]
-                wanted = expected[near[slot]][key] if slot < len(near) else [nothing]
-                if dim is None:
-                    assert [found] == wanted
-                else:
-                    wanted = wanted if slot < len(near) else nothing
-                    assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+            found = {name: column[row] for name, column in columns.items()}
+            contents = [case.expected[neighbor][key] for neighbor in near]
+            contents += [nothing] * (len(slots) - len(near))
+            for slot, wanted in zip(slots, contents, strict=True):
+                weight = f"NL_nbr_{slot}_weight"
+                check_same(
+                    {weight: found[weight], key: found[f"NL_nbr_{slot}_{key}"]},
+                    {weight: seed[weight], key: wanted},
+                )
+                assert (found[weight][0] > 0) == (slot < len(near))
 
 
 def read_schema(case: Made) -> schema_pb2.Schema:
@@ -154,7 +154,7 @@ def read_schema(case: Made) -> schema_pb2.Schema:
 @pytest.mark.parametrize("name", CASES)
 def test_the_schema_file_holds_for_every_record(name: str) -> None:
     case = made(name)
-    rows = list(everything(case.version).values())
+    rows = list(case.examples.values())
     found = read_schema(case)
     described = {feature.name: feature for feature in found.feature}
     assert len(described) == len(found.feature)
@@ -178,9 +178,8 @@ def check_feature(feature: schema_pb2.Feature, lists: list[list], rows: int) -> 
     flat = [value for values in lists for value in values]
     assert all(isinstance(value, KINDS[feature.type]) for value in flat), feature.name
     if feature.HasField("int_domain"):
-        assert all(feature.int_domain.min <= v <= feature.int_domain.max for v in flat), (
-            feature.name
-        )
+        least, most = feature.int_domain.min, feature.int_domain.max
+        assert all(least <= value <= most for value in flat), feature.name
     if feature.HasField("float_domain"):
         assert all(value >= feature.float_domain.min for value in flat), feature.name
     if feature.HasField("image_domain"):
@@ -190,7 +189,7 @@ def check_feature(feature: schema_pb2.Feature, lists: list[list], rows: int) -> 
 @pytest.mark.parametrize("name", CASES)
 def test_the_schema_file_says_no_less_than_there_is(name: str) -> None:
     case = made(name)
-    rows = list(everything(case.version).values())
+    rows = list(case.examples.values())
     labels, neighbors = len(case.reference.classes), case.options["neighbors"]
     for feature in read_schema(case).feature:
         lists = [row[feature.name] for row in rows if feature.name in row]
@@ -216,14 +215,12 @@ def test_tfx_reads_the_records_by_the_schema_file(name: str) -> None:
     decoder = ExamplesToRecordBatchDecoder(described.SerializeToString())
     spec = schema_utils.schema_as_feature_spec(described).feature_spec
     for split in schema.SPLITS:
-        records, expected = serialized(case.version, split), examples_of(case.version, split)
+        records, expected = serialized(case.version, split), case.splits[split]
         if not records:
             continue
-        for row, example in zip(
-            decoder.DecodeBatch(records).to_pylist(), expected.values(), strict=True
-        ):
+        rows = decoder.DecodeBatch(records).to_pylist()
+        for row, example in zip(rows, expected.values(), strict=True):
             assert {name: values for name, values in row.items() if values is not None} == example
-        parsed = tf.io.parse_example(records, spec)
-        ids = parsed["image_id"]
-        ids = ids.values if isinstance(ids, tf.SparseTensor) else ids
-        assert [image_id.decode() for image_id in ids.numpy().ravel()] == list(expected)
+            parsed = tf.io.parse_example(records, spec)
+        ids = parsed["image_id"].values.numpy()
+        assert [image_id.decode() for image_id in ids] == list(expected)

@@ -184,7 +184,7 @@ def test_features_are_served_as_they_are_written() -> None:
     raw = np.array([row["features"] for row in case.world.rows], np.float32)
     layer = tft.TFTransformOutput(folder).transform_features_layer()
     served = layer({schema.TRANSFORM_FEATURES: tf.constant(raw)})[schema.TRANSFORM_FEATURES]
-    found = everything(case.version)
+    found = case.examples
     written = np.array([found[row["image_id"]]["features"] for row in case.world.rows], np.float32)
     np.testing.assert_array_equal(served, written)
     manifest = case.version.manifest

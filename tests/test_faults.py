@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline import storage
 from pipeline.artifacts import RunDir
@@ -526,6 +527,84 @@ def test_a_damaged_version_is_made_anew_as_the_line_says(run_dir, tmp_path):
     assert "make the stage anew with: imgembed build-graph --sessions PATH --force" in line
     build(log, run_dir, "--force")
     assert in_force(run_dir).name == "v0002"
+
+
+# Examples ---------------------------------------------------------------------------------------
+
+
+def example_files(run_dir, version="v0001"):
+    """{name: bytes} of the records and the schema of a version of the examples."""
+    folder = run_dir / "examples" / version
+    names = [*folder.glob("*.tfrecord.gz"), folder / "schema.pbtxt"]
+    return {path.name: path.read_bytes() for path in names}
+
+
+@pytest.fixture(scope="module")
+def illustrated(tmp_path_factory):
+    """(log, folder of its pictures, run directory of the graph and examples of both)."""
+    folder = tmp_path_factory.mktemp("illustrated")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for number in range(97):
+        noise = np.random.default_rng(number).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(pictures / f"i{number}.png", compress_level=1)
+    log = text_log(folder / "log.jsonl", 300)
+    build(log, folder / "run", "--images", pictures)
+    assert len(example_files(folder / "run")) >= 4
+    return log, pictures, folder / "run"
+
+
+def decoders():
+    """The numbers of all processes that decode pictures."""
+    command = ["ps", "-A", "-ww", "-o", "pid=,args="]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {row.split()[0] for row in rows.splitlines() if "decode_worker" in row}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended_among_the_pictures_the_former_examples_stay_and_the_next_run_is_as_ever(
+    illustrated, tmp_path, number
+):
+    log, pictures, made = illustrated
+    run_dir = Path(shutil.copytree(made, tmp_path / "run"))
+    before, others = example_files(run_dir), decoders()
+    new = run_dir / "examples" / "v0002"
+    # Another layout: the graph stands, the examples are made anew.
+    options = ("--images", pictures, "--set", "examples.layout=compact")
+    process = start(log, run_dir, *options)
+    wait_until((new / "work").exists, process)
+    wait_until(lambda: decoders() - others, process)
+    if number == signal.SIGKILL:
+        kill(process)
+    else:
+        process.send_signal(number)
+        line = one_line(process, code=128 + number)
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        assert line == f"imgembed: {word}; nothing of the unfinished stage was kept"
+        assert not new.exists()
+    end = time.monotonic() + PATIENCE
+    while decoders() - others:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert RunDir.open(str(run_dir)).require("examples").name == "v0001"
+    assert example_files(run_dir) == before
+
+    build(log, run_dir, "--images", pictures, "--force")
+    version = RunDir.open(str(run_dir)).require("examples")
+    assert example_files(run_dir, version.name) == before
+    assert not (Path(version.path) / "work").exists()
+
+
+def test_a_disk_that_fills_among_the_examples_is_one_line(illustrated, small_disk):
+    log, pictures, made = illustrated
+    disk = small_disk(24 << 20)
+    run_dir = Path(shutil.copytree(made, disk / "run"))
+    before = example_files(run_dir)
+    fill(disk, free=1 << 18)
+    line = one_line(start(log, run_dir, "--images", pictures, "--set", "examples.layout=compact"))
+    assert line.startswith(f"imgembed: no space left on the disk of {run_dir}")
+    assert example_files(run_dir) == before
+    assert sorted(os.listdir(run_dir / "examples")) == ["CURRENT", "v0001"]
 
 
 # Leftovers, without the program -----------------------------------------------------------------

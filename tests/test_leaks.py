@@ -14,7 +14,6 @@ from small_catalogs import (
     HELDOUT_BIRD,
     World,
     build,
-    everything,
     examples_of,
     neighbor_ids,
     node_labels,
@@ -67,7 +66,7 @@ def test_training_files_have_no_feature_of_held_out_labels(name: str) -> None:
 def test_a_held_out_image_has_no_label_in_any_copy(name: str) -> None:
     case = made(name)
     seen = 0
-    for example in everything(case.version).values():
+    for example in case.examples.values():
         for image_id, label, labels in node_labels(example):
             known = [case.reference.classes.index(of) for of in known_labels(case, image_id)]
             if case.reference.splits[image_id] == TRAIN:
@@ -88,7 +87,7 @@ def known_labels(case: Made, image_id: str) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in LABELLED if name != "no neighbours"])
 def test_training_seeds_do_have_held_out_neighbours_with_labels(name: str) -> None:
     case = made(name)
-    examples = examples_of(case.version, TRAIN).values()
+    examples = case.splits[TRAIN].values()
     near = [image_id for example in examples for image_id in neighbor_ids(example)]
     assert near.count(HELDOUT_BIRD) > 10
     others = {i for i in near if case.reference.splits[i] != TRAIN and known_labels(case, i)}

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,24 @@ def test_words_and_pictures_become_unit_vectors(tmp_path: Path) -> None:
         encoder.embed_picture(b"GI am no picture", max_pixels=10_000)
     with pytest.raises(ImgembedError, match="is empty"):
         encoder.embed_text("  ")
+
+
+def test_a_query_picture_loses_what_the_pictures_of_the_examples_lost(tmp_path: Path) -> None:
+    from tiny_model import save_model
+
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(noise).save(sink, "PNG")
+    model = save_model(tmp_path / "model")
+    embeddings = save_embeddings(tmp_path / "embeddings", {})
+    vectors = {}
+    for encoding in ("png", "raw", "jpeg", None):
+        trained = replace(model, manifest={**model.manifest, "image_encoding": encoding})
+        encoder = QueryEncoder.open(trained, embeddings)
+        vectors[encoding] = encoder.embed_picture(sink.getvalue(), max_pixels=10_000)
+    np.testing.assert_array_equal(vectors["png"], vectors["raw"])
+    np.testing.assert_array_equal(vectors["png"], vectors[None])
+    assert 1e-6 < np.abs(vectors["png"] - vectors["jpeg"]).max() < 0.1
 
 
 def test_a_model_without_a_text_tower_says_so() -> None:

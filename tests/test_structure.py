@@ -1,6 +1,7 @@
 """The house: which way imports point, who owns the top-level names, what loads when."""
 
 import ast
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -78,3 +79,41 @@ def test_this_distribution_alone_owns_its_top_level_names():
 def test_every_module_says_what_it_is_for():
     for path in modules():
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+# What Beam carries --------------------------------------------------------------------------------
+
+
+def steps():
+    """Every PTransform and DoFn of ours."""
+    import apache_beam as beam
+
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in modules()]
+    for name in (name for name in names if name.startswith("pipeline.") and "__init__" not in name):
+        module = importlib.import_module(name)
+        for step in vars(module).values():
+            ours = isinstance(step, type) and step.__module__ == name
+            if ours and issubclass(step, (beam.PTransform, beam.DoFn)):
+                yield step
+
+
+def test_every_step_can_be_sent_to_a_worker_and_says_what_it_takes():
+    import apache_beam as beam
+    from apache_beam.internal import pickler
+
+    found = list(steps())
+    assert {"JoinNeighbors", "PrepareImages", "WriteExamples"} <= {step.__name__ for step in found}
+    for step in found:
+        assert pickler.loads(pickler.dumps(step)) is step
+        if issubclass(step, beam.PTransform):
+            assert "Input:" in step.__doc__, step
+            assert step.__name__.lstrip("_")[0].isupper(), step
+
+
+def test_no_function_is_pickled_by_its_code():
+    """A lambda in a job has no name by which a worker could import it."""
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("beam."):
+                given = [*node.args, *(keyword.value for keyword in node.keywords)]
+                assert not any(isinstance(value, ast.Lambda) for value in given), path

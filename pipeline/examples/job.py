@@ -26,6 +26,7 @@ from pipeline.examples.prepare import IMAGES, NAMESPACE, REJECTED, PrepareImages
 from pipeline.examples.records import RecordOptions, WriteExamples
 from pipeline.examples.settle import SettleImages, SettleOptions
 from pipeline.examples.stage import Counts, ExamplesJob
+from pipeline.memory import share_freed_memory
 from pipeline.writing import WriteRejected
 
 
@@ -73,6 +74,7 @@ def _run(
 ) -> Counts:
     """Builds and runs a pipeline; returns its counters."""
     build(pipeline, job, *args)
+    share_freed_memory()
     prefix = f"{NAMESPACE}/"
     counters = runner.run(pipeline, work=job.work)
     return Counts(

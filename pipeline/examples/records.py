@@ -192,9 +192,15 @@ def _parts(
         file = stretch(places_, options.files[name])
         for index in np.unique(file):
             start, stop = np.searchsorted(file, [index, index + 1]).tolist()
-            frames = frame_records(of_split.slice(start, stop - start))
-            part = pa.table([[places_[start]], [stop - start], [frames]], schema=PART_SCHEMA)
+            frames = _one_value(frame_records(of_split.slice(start, stop - start)))
+            part = pa.table([[places_[start]], [stop - start], frames], schema=PART_SCHEMA)
             yield options.first_file(name) + int(index), part
+
+
+def _one_value(data: bytes) -> pa.LargeBinaryArray:
+    """[1] large_binary, which does not copy the data."""
+    offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)])
 
 
 def _counts(seeds: pa.Table, near: layouts.Neighborhoods, edges: subgraphs.Edges) -> dict[str, int]:
