@@ -23,7 +23,6 @@ from pipeline.examples.packing import pack
 # How a run may differ: parts of the work, threads, order and format of the input, the engine.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "seven shards, pictures in files": ("nsl png", {"shards": 7, "files": 2, "form": "jsonl"}),
-    "compact, by three threads": ("compact raw", {"shards": 3, "threads": 3, "files": 3}),
     "features": ("nsl features", {"shards": 3, "threads": 2, "files": 2}),
     "by the portable engine": (
         "compact png",

@@ -52,18 +52,6 @@ def test_pieces_of_a_word(word: str, length: int, expected: list[str]) -> None:
     assert [piece.decode() for piece in found] == expected
 
 
-def test_a_word_stands_before_its_pieces_and_without_a_length_alone() -> None:
-    texts = tf.constant(["Cats: a cat", "", "cat"])
-    assert words.tokens(texts, subword_length=0).to_list() == [
-        [b"cats", b"a", b"cat"],
-        [],
-        [b"cat"],
-    ]
-    cat = [b"cat", b"#<ca", b"#cat", b"#at>"]
-    cats = [b"cats", b"#<ca", b"#cat", b"#ats", b"#ts>"]
-    assert words.tokens(texts, subword_length=3).to_list() == [[*cats, b"a", *cat], [], cat]
-
-
 def test_no_piece_reads_like_a_word() -> None:
     text = "#<ca #cat <cat> at>"
     found = words.tokens(tf.constant([text]), subword_length=3)[0].numpy()
