@@ -1,4 +1,4 @@
-"""Claim: the examples are written faster than by the ways there were, in memory that is bounded.
+"""Claim: the examples cost less to write than by the ways there were. Not met yet: see README.md.
 
 Makes a catalog and a graph (catalogs.py; kept in the work folder), runs imgembed and other programs
 (example_writers.py) on the same two cores, each in a process of its own, compares what they wrote
@@ -50,7 +50,7 @@ SMALL = 0.25  # of the images, for the marginal cost
 PACKAGES = ("apache-beam", "numpy", "pillow", "pyarrow", "tensorflow")
 
 # What is wanted.
-LEAST_FACTOR = 1.0  # images/s of imgembed / of the faster competitor
+LEAST_FACTOR = 1.5  # images/s of imgembed / of the faster competitor
 MOST_GROWTH = 1.25  # of memory, from a quarter of the catalog to twice it
 LEAST_SHARE = 0.95  # of the time after start-up: pictures, join and writing
 MOST_WAIT = 0.1  # share of a training step that waits for input
