@@ -1,4 +1,4 @@
-"""Texts are cut into words, and words into pieces, in every script alike."""
+"""Texts are cut into words, in every script alike."""
 
 from __future__ import annotations
 
@@ -31,25 +31,6 @@ def test_words_of_a_text(text: str, expected: list[str]) -> None:
 
 def test_words_of_bytes_that_are_no_text_do_not_fail() -> None:
     assert words.words(tf.constant([b"\xff\xfeabc \xe4"])).to_list() == [[b"abc"]]
-
-
-@pytest.mark.parametrize(
-    ("word", "length", "expected"),
-    [
-        ("cat", 3, ["#<ca", "#cat", "#at>"]),
-        ("ab", 3, ["#<ab", "#ab>"]),
-        ("cat", 2, ["#<c", "#ca", "#at", "#t>"]),
-        ("cat", 1, ["#c", "#a", "#t"]),
-        ("été", 3, ["#<ét", "#été", "#té>"]),
-        ("ab", 6, []),
-        ("x", 3, []),
-        ("京", 3, []),
-        ("👍🏽", 3, []),
-    ],
-)
-def test_pieces_of_a_word(word: str, length: int, expected: list[str]) -> None:
-    found = words.pieces(tf.constant([word]), length)[0].numpy()
-    assert [piece.decode() for piece in found] == expected
 
 
 def test_no_piece_reads_like_a_word() -> None:

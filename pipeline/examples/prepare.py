@@ -91,14 +91,19 @@ def prepare_rows(table: pa.Table, settings: PictureSettings) -> tuple[pa.Table, 
     kept = [picture for picture in found if isinstance(picture, Picture)]
     columns = {
         "image": pa.array([picture.content for picture in kept], pa.large_binary()),
-        "channel_sums": pa.array([picture.channel_sums for picture in kept], CHANNELS),
-        "channel_squares": pa.array([picture.channel_squares for picture in kept], CHANNELS),
+        "channel_sums": _triples([picture.channel_sums for picture in kept]),
+        "channel_squares": _triples([picture.channel_squares for picture in kept]),
     }
     prepared = table.drop_columns(["image", "uri"]).filter(pa.array(good))
     for name, column in columns.items():
         prepared = prepared.append_column(name, column)
     reasons = [reason for reason in found if isinstance(reason, str)]
     return _complete(prepared), _rejected(table.filter(pa.array(~good)), reasons)
+
+
+def _triples(rows: list[tuple[int, int, int]]) -> pa.Array:
+    """CHANNELS of rows."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.array(rows, np.int64).ravel()), 3)
 
 
 class _Contents:
@@ -112,12 +117,11 @@ class _Contents:
         self.faults: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[bytes]:
-        images, uris = self._table["image"], self._table["uri"]
-        for index, (image, uri) in enumerate(zip(images, uris, strict=True)):
-            data = image.as_py()
+        images, uris = (self._table[name].to_pylist() for name in ("image", "uri"))
+        for index, (data, uri) in enumerate(zip(images, uris, strict=True)):
             if data is None:
                 try:
-                    data = read_bytes(uri.as_py())
+                    data = read_bytes(uri)
                 except UnreadableError as error:
                     self.faults[index] = str(error)
                     data = b""

@@ -187,13 +187,12 @@ def _parts(
     """(number of the file, PART_SCHEMA of one row) of a block's records."""
     place, split = column(seeds, PLACE).to_numpy(), column(seeds, "split")
     for name in schema.SPLITS:
-        mine = pc.equal(split, name)
-        of_split, places_ = records.filter(mine), place[np.asarray(mine)]
-        file = stretch(places_, options.files[name])
+        rows = np.flatnonzero(pc.equal(split, name).to_numpy(zero_copy_only=False))
+        file = stretch(place[rows], options.files[name])
         for index in np.unique(file):
-            start, stop = np.searchsorted(file, [index, index + 1]).tolist()
-            frames = _one_value(frame_records(of_split.slice(start, stop - start)))
-            part = pa.table([[places_[start]], [stop - start], frames], schema=PART_SCHEMA)
+            mine = rows[file == index]
+            frames = _one_value(frame_records(records, mine.tolist()))
+            part = pa.table([[place[mine[0]]], [len(mine)], frames], schema=PART_SCHEMA)
             yield options.first_file(name) + int(index), part
 
 

@@ -76,7 +76,7 @@ class SettleImages(beam.PTransform):
     Input: pa.Table of PREPARED_SCHEMA. Output: pa.Table of ANALYZED_COLUMNS, one a shard that has
     rows; beside it the files `images-*` and `places-*` of the work folder, one a shard.
     Counters: images/<split>, labelled/<split>, labels, several labels, texts/<split>, content
-    bytes, image_id bytes, query rows, query rows without an image.
+    bytes, query rows, query rows without an image.
     """
 
     options: SettleOptions
@@ -195,8 +195,9 @@ def _of_nodes(images: pa.Table, nodes: pa.Table) -> pa.Array:
 
 def _counts(settled: pa.Table) -> dict[str, int]:
     counts = {}
+    without_pictures = settled.select(["split", "label", "text"])
     for split in schema.SPLITS:
-        part = settled.filter(pc.equal(settled["split"], split))
+        part = without_pictures.filter(pc.equal(settled["split"], split))
         counts[f"images/{split}"] = part.num_rows
         counts[f"labelled/{split}"] = part.num_rows - part["label"].null_count
         counts[f"texts/{split}"] = _sum(pc.list_value_length(part["text"]))
@@ -204,7 +205,6 @@ def _counts(settled: pa.Table) -> dict[str, int]:
     counts["labels"] = _sum(labels)
     counts["several labels"] = _sum(pc.greater(labels, 1))
     counts["content bytes"] = _sum(pc.binary_length(settled["image"]))
-    counts["image_id bytes"] = _sum(pc.binary_length(settled["image_id"]))
     return counts
 
 

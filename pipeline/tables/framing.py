@@ -5,9 +5,8 @@ Checksums are crc32c, rotated and shifted as `tensorflow/core/lib/hash/crc32c.h`
 
 from __future__ import annotations
 
-import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import google_crc32c
@@ -51,13 +50,16 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
-def frame_records(records: pa.LargeBinaryArray) -> bytes:
-    """The records as a part of a TFRecord file: parts one after the other make a file."""
+def frame_records(records: pa.LargeBinaryArray, rows: Sequence[int] | None = None) -> bytes:
+    """The records, or those of some rows, as a part of a TFRecord file.
+
+    Parts one after the other make a file.
+    """
     data = memoryview(records.buffers()[2] or b"")
-    offsets = np.frombuffer(records.buffers()[1], np.int64)[records.offset :]
-    pieces: list[bytes | memoryview] = []
-    for start, stop in itertools.pairwise(offsets[: len(records) + 1].tolist()):
-        record = bytes(data[start:stop])  # the checksum takes nothing but bytes
+    bounds = np.frombuffer(records.buffers()[1], np.int64)[records.offset :].tolist()
+    pieces: list[bytes] = []
+    for row in range(len(records)) if rows is None else rows:
+        record = bytes(data[bounds[row] : bounds[row + 1]])  # the checksum takes nothing but bytes
         length = _LENGTH.pack(len(record))
         head, tail = _TAIL.pack(masked_crc(length)), _TAIL.pack(masked_crc(record))
         pieces += (length, head, record, tail)
