@@ -50,8 +50,17 @@ def expected(data: bytes) -> pictures.Picture | str:
         return str(error)
 
 
+# Those that threads which ran other tests keep, for pictures of other settings.
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_decoders_of_other_tests():
+    _others.update(decoders())
+
+
 def decoders(parent: int | None = None) -> list[int]:
-    """The decoding processes of a process, zombies too."""
+    """The decoding processes that a test has started, or those of a program; zombies too."""
     rows = subprocess.run(
         ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="],
         capture_output=True,
@@ -63,7 +72,9 @@ def decoders(parent: int | None = None) -> list[int]:
     return [
         int(pid)
         for pid, ppid, state, *command in fields
-        if ppid == wanted and (state.startswith("Z") or "decode_worker" in "".join(command))
+        if ppid == wanted
+        and int(pid) not in _others
+        and (state.startswith("Z") or "decode_worker" in "".join(command))
     ]
 
 
