@@ -6,9 +6,9 @@ TensorFlow, so that a search or a `--help` stays light.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -218,6 +218,15 @@ class ExampleSpec:
     image_encoding: ImageEncoding | None = "png"
     layout: Layout = "nsl"
     multi_label: bool = False
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> ExampleSpec:
+        """What `to_manifest` wrote; KeyError where an older program did not."""
+        return cls(**{field.name: manifest[field.name] for field in fields(cls)})
+
+    def to_manifest(self) -> dict[str, Any]:
+        """The part of the examples' manifest that says so."""
+        return asdict(self)
 
     def node_features(self) -> tuple[Feature, ...]:
         """What a node has, seed or neighbour."""

@@ -34,6 +34,21 @@ def run_lengths(starts: np.ndarray, rows: int) -> np.ndarray:
     return lengths
 
 
+def run_bounds(lengths: np.ndarray) -> np.ndarray:
+    """[n + 1] int64: where runs of such lengths, one after the other, begin, and the last ends."""
+    bounds = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=bounds[1:])
+    return bounds
+
+
+def rows_of(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """[values] int64: the row of each value among `ascending`; -1 where it is not there."""
+    if not len(ascending):
+        return np.full(len(values), -1, np.int64)
+    rows = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.where(ascending[rows] == values, rows, -1)
+
+
 def bits(values: np.ndarray) -> int:
     """How many bits the largest of some whole numbers >= 0 takes."""
     return int(values.max()).bit_length() if len(values) else 0

@@ -17,8 +17,9 @@ from pipeline import schema
 from pipeline.config import SplitConfig
 from pipeline.errors import ImgembedError
 from pipeline.examples import settle, spill
-from pipeline.examples.places import Places, look_up, stretch
+from pipeline.examples.places import Places, stretch
 from pipeline.examples.prepare import PREPARED_SCHEMA, check_unique
+from pipeline.sorting import rows_of
 
 SPLIT = SplitConfig(train=0.7, validation=0.2, test=0.1)
 QUERIES = pa.schema([("query", pa.string()), ("image_id", pa.string()), ("sessions", pa.int64())])
@@ -59,7 +60,7 @@ def settled(rows: list[dict], **changed: Any) -> tuple[dict[str, dict], dict[str
 def test_places_are_looked_up_as_in_a_dictionary(places, known):
     rows = {place: row for row, place in enumerate(sorted(known))}
     places = places + known
-    found = look_up(np.array(places, np.uint64), np.array(sorted(known), np.uint64))
+    found = rows_of(np.array(places, np.uint64), np.array(sorted(known), np.uint64))
     assert found.tolist() == [rows.get(place, -1) for place in places]
 
 

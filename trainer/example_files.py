@@ -78,17 +78,11 @@ class ExampleFiles:
 
 def read_spec(version: Version) -> schema.ExampleSpec:
     """What the examples of a version look like, by its manifest."""
-    manifest = version.manifest
-    if "layout" not in manifest:
+    try:
+        return schema.ExampleSpec.from_manifest(version.manifest)
+    except KeyError:
         raise ImgembedError(
             f"{version.path}: these examples were written by an earlier imgembed, in a form that "
             "is not read any more; make the stage anew with: "
             f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}"
-        )
-    return schema.ExampleSpec(
-        neighbors=manifest["neighbors"],
-        feature_dim=manifest["feature_dim"],
-        image_encoding=manifest["image_encoding"],
-        layout=manifest["layout"],
-        multi_label=manifest["multi_label"],
-    )
+        ) from None

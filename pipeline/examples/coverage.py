@@ -20,6 +20,7 @@ from pipeline import columnar, storage
 from pipeline.columnar import Joined, JoinShards, Keyed
 from pipeline.examples import spill
 from pipeline.examples.settle import SESSIONS
+from pipeline.sorting import run_bounds
 
 NEIGHBORS, IMAGES = "neighbors", "images"
 # images: how many have so many sessions (null = the graph does not know them) and neighbours.
@@ -52,7 +53,7 @@ def by_popularity(coverage: pa.Table) -> dict[str, Any]:
         return {}
     sessions, images = (known[name].to_numpy() for name in (SESSIONS, IMAGES))
     linked = known[NEIGHBORS].to_numpy() > 0
-    before = np.concatenate([[0], np.cumsum(images)])[:-1]  # images in the rows before
+    before = run_bounds(images)[:-1]  # images in the rows before
     first = np.searchsorted(-sessions, -sessions)  # row of the first that is seen as often
     share = before[first] / images.sum()
     slice_of = np.searchsorted(list(SLICES.values()), share, side="right")

@@ -40,14 +40,13 @@ def build_examples(
     shards: int | str,
     make_pipeline: Callable[[], beam.Pipeline],
     threads: int = 1,
-    found: find.Catalog | None = None,
 ) -> dict[str, Any]:
     """Writes the examples of a version; returns what its manifest says of them.
 
-    shards: parts the catalog is cut into, or "auto"; no result depends on it. found: what
-    find.inspect(images) told, if it was asked before. Nothing is committed here.
+    shards: parts the catalog is cut into, or "auto"; no result depends on it. Nothing is committed
+    here.
     """
-    found = found or find.inspect(images)
+    found = find.inspect(images)
     number = sizes.shard_count(shards, sizes.estimate(found, images, examples))
     job = ExamplesJob(images, examples, graph, out, Places(seed, number), found, threads)
     transform.forget()

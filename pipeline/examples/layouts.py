@@ -18,6 +18,7 @@ from pipeline.examples import wire
 from pipeline.examples.nodes import HELDOUT_LABELS, LABELS
 from pipeline.examples.places import column
 from pipeline.examples.subgraphs import Edges
+from pipeline.sorting import run_bounds
 
 Columns = dict[str, pa.Array]
 
@@ -119,11 +120,11 @@ def _compact(near: Neighborhoods, spec: schema.ExampleSpec) -> Iterator[tuple[st
 
 def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """[rows] int64: the sum of each run of `counts` values."""
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
-    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+    ends = run_bounds(values)
+    bounds = run_bounds(counts)
     return np.diff(ends[bounds])
 
 
 def _lists(counts: np.ndarray, values: pa.Array) -> pa.LargeListArray:
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+    offsets = run_bounds(counts)
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)

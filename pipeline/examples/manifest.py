@@ -25,12 +25,8 @@ def summarize(
     records = by_split(counts, "records")
     return {
         "content": job.found.content,
-        "feature_dim": spec.feature_dim,
         "image_size": job.images.image_size if spec.image_encoding else None,
-        "image_encoding": spec.image_encoding,
-        "layout": spec.layout,
-        "neighbors": spec.neighbors,
-        "multi_label": spec.multi_label,
+        **spec.to_manifest(),
         "splits": {
             split: {
                 "records": records[split],

@@ -24,11 +24,12 @@ from pipeline import columnar
 from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed, Shipped
 from pipeline.examples import coverage
 from pipeline.examples.nodes import NODE_COLUMNS, NodeFiles
-from pipeline.examples.places import PLACE, Places, column, look_up
+from pipeline.examples.places import PLACE, Places, column
 from pipeline.examples.prepare import NAMESPACE
 from pipeline.examples.settle import SESSIONS
 from pipeline.parallel import InThreads, Outcome
 from pipeline.reading import ReadTables
+from pipeline.sorting import order_by, rows_of, run_bounds, run_lengths, run_starts
 
 _EDGE_COLUMNS = ("src", "dst", "rank", "weight")
 _FLOAT32 = np.finfo(np.float32)
@@ -90,7 +91,7 @@ def mark_known(element: Joined, options: JoinOptions) -> Outcome:
 def _is_known(edges: pa.Table, end: str, images: pa.Table) -> np.ndarray:
     """[edges] bool: is that end of the edge one of the images? The id decides, not its hash."""
     ids = column(images, "image_id")
-    rows = look_up(edges[f"{end}_place"].to_numpy(), column(images, PLACE).to_numpy())
+    rows = rows_of(edges[f"{end}_place"].to_numpy(), column(images, PLACE).to_numpy())
     same = pc.equal(ids.take(pa.array(rows, mask=rows < 0)), column(edges, end))
     return pc.fill_null(same, False).to_numpy(zero_copy_only=False)
 
@@ -112,7 +113,7 @@ def choose_neighbors(element: Joined, options: JoinOptions) -> Outcome:
     adjacency = sort_edges(edges.filter(pa.array(kept)), relative=options.relative)
     src, dst = (column(adjacency, f"{end}_place").to_numpy() for end in ("src", "dst"))
     place = column(images, PLACE).to_numpy()
-    degrees = np.bincount(look_up(src, place), minlength=len(place))
+    degrees = np.bincount(rows_of(src, place), minlength=len(place))
     wanted = np.unique(dst[first_of_each(src, options.neighbors)])
     requests = pa.table([wanted, np.full(len(wanted), shard, np.int32)], schema=REQUEST_SCHEMA)
     tally = coverage.tally(column(images, SESSIONS), np.minimum(degrees, max(1, options.neighbors)))
@@ -133,13 +134,13 @@ def choose_neighbors(element: Joined, options: JoinOptions) -> Outcome:
 def sort_edges(edges: pa.Table, *, relative: bool) -> pa.Table:
     """ADJACENCY_SCHEMA of MARKED_SCHEMA: by place of src, then rank, then place of dst."""
     src, dst = (column(edges, f"{end}_place").to_numpy() for end in ("src", "dst"))
-    order = np.lexsort([dst, column(edges, "rank").to_numpy(), src])
+    order = order_by(src, column(edges, "rank").to_numpy(), dst)
     src, dst = src[order], dst[order]
     weight = column(edges, "weight").to_numpy()[order]
     if relative and len(weight):
-        starts = np.flatnonzero(first_of_each(src, 1))
+        starts = run_starts(src)
         strongest = np.maximum.reduceat(weight, starts)
-        weight = weight / np.repeat(strongest, np.diff(starts, append=len(weight)))
+        weight = weight / np.repeat(strongest, run_lengths(starts, len(weight)))
     # Within what 32 bits hold: a weight of 0 would say that there is no neighbour.
     weight = np.clip(weight, _FLOAT32.tiny, _FLOAT32.max)
     return pa.table([src, dst, weight.astype(np.float32)], schema=ADJACENCY_SCHEMA)
@@ -147,11 +148,9 @@ def sort_edges(edges: pa.Table, *, relative: bool) -> pa.Table:
 
 def first_of_each(ascending: np.ndarray, limit: int) -> np.ndarray:
     """[rows] bool: is the row one of the first `limit` of its value?"""
-    if not len(ascending):
-        return np.zeros(0, bool)
-    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
-    place = np.arange(len(ascending)) - np.repeat(starts, np.diff(starts, append=len(ascending)))
-    return place < limit
+    starts = run_starts(ascending)
+    first = np.repeat(starts, run_lengths(starts, len(ascending)))
+    return np.arange(len(ascending)) - first < limit
 
 
 def serve_neighbors(element: Joined, options: JoinOptions) -> Outcome:
@@ -165,7 +164,7 @@ def serve_neighbors(element: Joined, options: JoinOptions) -> Outcome:
         nodes, columnar.concatenate(joined[ADJACENCY], ADJACENCY_SCHEMA), column(nodes, PLACE)
     )
     seeds = column(requests, "seed_shard").to_numpy()
-    rows = look_up(column(requests, PLACE).to_numpy(), column(nodes, PLACE).to_numpy())
+    rows = rows_of(column(requests, PLACE).to_numpy(), column(nodes, PLACE).to_numpy())
     return Outcome(
         [
             (REPLIES, (int(asking), found.take(pa.array(np.sort(rows[seeds == asking])))))
@@ -179,9 +178,9 @@ def with_out_edges(nodes: pa.Table, adjacency: pa.Table, place: pa.Array) -> pa.
 
     nodes: by ascending place. adjacency: ADJACENCY_SCHEMA; every src is one of the nodes.
     """
-    rows = look_up(column(adjacency, "src_place").to_numpy(), place.to_numpy())
+    rows = rows_of(column(adjacency, "src_place").to_numpy(), place.to_numpy())
     degrees = np.bincount(rows, minlength=nodes.num_rows)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(degrees)]), pa.int64())
+    offsets = pa.array(run_bounds(degrees))
     for name, values in ((OUT_PLACE, "dst_place"), (OUT_WEIGHT, "weight")):
         lists = pa.LargeListArray.from_arrays(offsets, column(adjacency, values))
         nodes = nodes.append_column(name, lists)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.examples import spill
 from pipeline.examples.places import PLACE, column
+from pipeline.sorting import run_bounds
 
 LABELS, HELDOUT_LABELS = schema.LABELS.name, schema.HELDOUT_LABELS.name  # list<int64>
 # Of a node wherever it turns up; and of it as a seed.
@@ -70,6 +71,6 @@ def keep_lists(lists: pa.Array, keep: pa.Array) -> pa.Array:
     """The lists of some rows, and empty ones in the others. keep: [rows] bool."""
     lengths = pc.if_else(keep, pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     parents = pc.list_parent_indices(lists)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    offsets = run_bounds(lengths)
     values = lists.flatten().filter(keep.take(parents))
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)

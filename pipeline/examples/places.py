@@ -46,14 +46,6 @@ def stretch(places: np.ndarray, number: int) -> np.ndarray:
     return ((places >> np.uint64(32)) * np.uint64(number) >> np.uint64(32)).astype(np.int64)
 
 
-def look_up(places: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """[rows] int64: the row of each place among `known`, which ascend; -1 where it is not there."""
-    if not len(known):
-        return np.full(len(places), -1, np.int64)
-    rows = np.minimum(np.searchsorted(known, places), len(known) - 1)
-    return np.where(known[rows] == places, rows, -1)
-
-
 def column(table: pa.Table, name: str) -> pa.Array:
     """A column as one array."""
     found = table[name]

@@ -85,15 +85,8 @@ class Example:
 
 def spec_of(version: Version) -> schema.ExampleSpec:
     """What the examples of a version look like; ImgembedError where an older program made them."""
-    manifest = version.manifest
     try:
-        return schema.ExampleSpec(
-            neighbors=manifest["neighbors"],
-            feature_dim=manifest["feature_dim"],
-            image_encoding=manifest["image_encoding"],
-            layout=manifest["layout"],
-            multi_label=manifest["multi_label"],
-        )
+        return schema.ExampleSpec.from_manifest(version.manifest)
     except KeyError as error:
         raise ImgembedError(
             f"{version.file(schema.MANIFEST_FILE)}: says nothing of {error}: another version of "

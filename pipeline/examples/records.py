@@ -30,9 +30,10 @@ from pipeline.examples.neighbors import (
 )
 from pipeline.examples.nodes import HELDOUT_LABELS, LABELS, NODE_COLUMNS, NodeFiles
 from pipeline.examples.packing import pack
-from pipeline.examples.places import PLACE, column, look_up, stretch
+from pipeline.examples.places import PLACE, column, stretch
 from pipeline.examples.prepare import NAMESPACE
 from pipeline.parallel import InThreads, Outcome
+from pipeline.sorting import rows_of
 from pipeline.tables.framing import frame_records
 
 RECORDS, WRITTEN = "records", "written"  # tags
@@ -173,7 +174,7 @@ def encode_block(block: Block, *, options: RecordOptions) -> Outcome:
 def _neighborhoods(shard: Shard, rows: slice, limit: int) -> layouts.Neighborhoods:
     places_, weights = subgraphs.strongest(shard.seed_edges.part(rows), limit)
     known = shard.node_edges.place[shard.order]
-    found = look_up(places_.ravel(), known).reshape(places_.shape)
+    found = rows_of(places_.ravel(), known).reshape(places_.shape)
     present = weights > 0
     if (found[present] < 0).any():  # a runner that loses data must not go unseen
         raise ImgembedError("images were lost between two steps; run it again")

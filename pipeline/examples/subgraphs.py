@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.examples.neighbors import OUT_PLACE, OUT_WEIGHT
-from pipeline.examples.places import PLACE, column, look_up
+from pipeline.examples.places import PLACE, column
+from pipeline.sorting import rows_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _slot_of(
     known, number = np.unique(node_places[is_node], return_inverse=True)
     keys = example_of * len(known) + number
     order = np.argsort(keys)
-    target_number = look_up(target, known)
+    target_number = rows_of(target, known)
     wanted = np.where(target_number >= 0, example * len(known) + target_number, -1)
-    rows = look_up(wanted, keys[order])
+    rows = rows_of(wanted, keys[order])
     return np.where(rows >= 0, slot_of[order][rows], -1)

@@ -24,6 +24,7 @@ from tfx_bsl.tfxio import tensor_adapter
 
 from pipeline import schema, storage
 from pipeline.examples import vocabularies, words
+from pipeline.sorting import run_bounds
 
 # What the analysis reads of an image; other columns may stand beside.
 INPUT_SCHEMA = pa.schema(
@@ -223,7 +224,7 @@ def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _offsets(lengths: np.ndarray) -> pa.Array:
-    return pa.array(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]))
+    return pa.array(run_bounds(lengths))
 
 
 @dataclass
@@ -285,7 +286,7 @@ def label_lists(folder: str, labels: pa.Array | pa.ChunkedArray) -> pa.LargeList
     lists = _rebased(column)
     ids = pc.index_in(lists.values, value_set=_known_labels(folder))
     known = ids.is_valid().to_numpy(zero_copy_only=False)
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(known)])
+    before = run_bounds(known)
     offsets = before[lists.offsets.to_numpy()]
     return pa.LargeListArray.from_arrays(pa.array(offsets), ids.drop_null().cast(pa.int64()))
 

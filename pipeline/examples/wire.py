@@ -22,6 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.sorting import run_bounds
+
 _FIELD_1, _FIELD_2, _FIELD_3 = b"\x0a", b"\x12", b"\x1a"
 _LONGEST_VARINT = 10
 _NOTHING = pa.scalar(b"", pa.large_binary())
@@ -181,9 +183,7 @@ class _Heads:
         """[rows] large_binary, all parts of each row; nothing in rows that are not present."""
         used = np.concatenate(self._used, axis=1)
         content = np.concatenate(self._parts, axis=1)[used]
-        ends = np.cumsum(np.count_nonzero(used, axis=1))
-        offsets = np.concatenate([np.zeros(1, np.int64), ends])
-        return _binary(offsets, pa.py_buffer(content))
+        return _binary(run_bounds(np.count_nonzero(used, axis=1)), pa.py_buffer(content))
 
 
 _VARINT_BOUNDS = np.array([1 << (7 * place) for place in range(1, _LONGEST_VARINT)], np.uint64)
@@ -216,4 +216,4 @@ def _lengths(column: pa.Array) -> np.ndarray:
 def _offsets(lists: pa.Array) -> np.ndarray:
     """[rows + 1] int64: where each list begins among all values; empty lists for nulls."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    return run_bounds(lengths)

@@ -12,6 +12,7 @@ from pipeline.columnar import Keyed, concatenate
 from pipeline.errors import ImgembedError
 from pipeline.graph.shares import shard_of
 from pipeline.ids import NAME_SCHEMA
+from pipeline.sorting import rows_of
 
 
 def split_sorted(table: pa.Table, column: str, bounds: np.ndarray) -> Iterator[Keyed]:
@@ -60,11 +61,7 @@ def distinct(tables: Iterable[pa.Table]) -> pa.Table:
 
 def look_up(hashes: np.ndarray, table: pa.Table, *, column: str = "image") -> np.ndarray:
     """[rows] int64: the row of each hash in a table that ascends in `column`; -1 where it lacks."""
-    known = table[column].to_numpy()
-    if not len(known):
-        return np.full(len(hashes), -1)
-    rows = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-    return np.where(known[rows] == hashes, rows, -1)
+    return rows_of(hashes, table[column].to_numpy())
 
 
 def check_found(rows: np.ndarray) -> None:

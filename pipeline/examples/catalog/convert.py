@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.examples.catalog import rows
 from pipeline.examples.catalog.words import WordLists, Words, is_bytes
+from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Converter, Faults, Values
 from pipeline.tables.values import is_list, note
 
@@ -63,7 +64,7 @@ def convert_features(values: Values, faults: Faults) -> pa.Array:
     for index in np.flatnonzero(bad):
         note(faults, int(index), rows.BAD_FEATURES)
     return pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()),
+        pa.array(run_bounds(lengths), pa.int32()),
         pa.array(numbers),
         mask=found.is_null(),
     )

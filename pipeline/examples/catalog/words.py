@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Faults, Values
 from pipeline.tables.values import is_list, note
 
@@ -81,7 +82,7 @@ class WordLists:
             kept = _first_of_each(texts, row_of, kept)
         counts = np.bincount(row_of[kept], minlength=len(values))
         return pa.ListArray.from_arrays(
-            pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()),
+            pa.array(run_bounds(counts), pa.int32()),
             texts.take(pa.array(kept, pa.int64())),
             mask=pa.array(counts == 0),
         )
