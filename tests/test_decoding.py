@@ -237,10 +237,12 @@ def test_an_error_of_the_caller_passes_and_later_calls_work():
     assert list(decode_pictures([photo(1)], SETTINGS)) == [expected(photo(1))]
 
 
+# Who starts the tests in the background may have told it to ignore Ctrl-C.
 PROGRAM = """
-import io, sys, time
+import io, signal, sys, time
 from PIL import Image
 from pipeline.examples import decoding
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sink = io.BytesIO()
 Image.new("RGB", (9, 9)).save(sink, "PNG")
 settings = decoding.PictureSettings(16, 1_000, 20.0, "png")
