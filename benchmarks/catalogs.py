@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from measuring import made_once
 from PIL import Image, ImageDraw
 
 SIDE, OUT_EDGES, GROUP = 64, 10, 100
@@ -65,12 +65,7 @@ class Data:
     def _file(self, what: str, extension: str, write: Callable[[Path, Data], None]) -> Path:
         """A file in the work folder; made where it is not there yet."""
         path = self.work / f"{what}-{self.name}{extension}"
-        if not path.exists():
-            print(f"making {path.name}", file=sys.stderr)
-            unfinished = path.with_suffix(".unfinished")
-            write(unfinished, self)
-            unfinished.rename(path)
-        return path
+        return made_once(path, lambda unfinished: write(unfinished, self))
 
 
 def image_ids(images: int) -> np.ndarray:

@@ -37,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from measuring import Run, describe_machine, take_turns, use_cores
+from measuring import Run, describe_machine, made_once, take_turns, use_cores
 
 # What a log of scale 1 holds.
 SESSIONS, TOPICS, IMAGES_OF_TOPIC, SESSIONS_OF_USER = 2_000_000, 2_000, 100, 5
@@ -85,13 +85,7 @@ class Log:
     def file(self, work: Path) -> Path:
         """Its file in the work folder; generated where it is not there yet."""
         name = f"log{LOG_VERSION}-{self.kind}-x{self.scale:g}-seed{self.seed}.parquet"
-        path = work / name
-        if not path.exists():
-            print(f"generating {name}", file=sys.stderr)
-            unfinished = path.with_suffix(".unfinished")
-            write_log(unfinished, self)
-            unfinished.rename(path)
-        return path
+        return made_once(work / name, lambda unfinished: write_log(unfinished, self))
 
 
 def write_log(path: Path, log: Log) -> None:

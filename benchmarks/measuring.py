@@ -158,3 +158,13 @@ def describe_machine(cores: int, packages: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def made_once(path: Path, write: Callable[[Path], None]) -> Path:
+    """A file of the work folder; made where it is not there yet, whole or not at all."""
+    if not path.exists():
+        print(f"making {path.name}", file=sys.stderr)
+        unfinished = path.with_suffix(".unfinished")
+        write(unfinished)
+        unfinished.rename(path)
+    return path

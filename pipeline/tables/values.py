@@ -140,7 +140,7 @@ def is_usable(type_: pa.DataType, *, lists: bool) -> bool:
     if is_list(type_):
         return lists and is_usable(type_.value_type, lists=False)
     return bool(
-        _is_bytes(type_)
+        _has_bytes(type_)
         or pa.types.is_null(type_)
         or pa.types.is_integer(type_)
         or pa.types.is_floating(type_)
@@ -157,12 +157,12 @@ def arrow_column(
     """A column of one of our types, of a type that is_usable. dictionary: it may stay one."""
     type_ = column.type
     if pa.types.is_dictionary(type_):
-        if dictionary and _is_bytes(type_.value_type):
+        if dictionary and _has_bytes(type_.value_type):
             return _dictionary_column(column, name, faults)
         column, type_ = column.dictionary_decode(), type_.value_type
     if pa.types.is_null(type_):
         return pa.nulls(len(column), pa.string())
-    if _is_bytes(type_):
+    if _has_bytes(type_):
         return text_column(column, name, faults)
     if is_list(type_):
         return _list_column(column, name, faults)
@@ -177,17 +177,22 @@ def arrow_column(
     return column
 
 
-def _is_bytes(type_: pa.DataType) -> bool:
+def _has_bytes(type_: pa.DataType) -> bool:
+    return is_text(type_) or is_bytes(type_)
+
+
+def is_bytes(type_: pa.DataType) -> bool:
+    """Whether a column of that type holds bytes that are not said to be text."""
     return bool(
-        _is_string(type_)
-        or pa.types.is_binary(type_)
+        pa.types.is_binary(type_)
         or pa.types.is_large_binary(type_)
         or pa.types.is_binary_view(type_)
         or pa.types.is_fixed_size_binary(type_)
     )
 
 
-def _is_string(type_: pa.DataType) -> bool:
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of that type holds text."""
     return bool(
         pa.types.is_string(type_)
         or pa.types.is_large_string(type_)
@@ -204,7 +209,7 @@ def text_column(column: pa.Array, name: str, faults: Faults) -> pa.Array:
 
 
 def _checked_text(column: pa.Array) -> pa.Array:
-    if _is_string(column.type):
+    if is_text(column.type):
         column.validate(full=True)  # a file may call text what is none; casts look only at bytes
     return column.cast(pa.string())
 
@@ -220,11 +225,11 @@ def _dictionary_column(column: pa.DictionaryArray, name: str, faults: Faults) ->
 def _list_column(column: pa.Array, name: str, faults: Faults) -> pa.Array:
     inner = column.type.value_type
     try:
-        if _is_string(inner):
+        if is_text(inner):
             column.validate(full=True)
         return column.cast(pa.list_(pa.string()))
     except _NO_CAST:
-        if _is_bytes(inner):
+        if _has_bytes(inner):
             column = column.cast(pa.list_(pa.binary()))
         return _python_lists(column.to_pylist(), name, faults)
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.examples.catalog import rows
-from pipeline.examples.catalog.words import WordLists, Words, is_bytes
+from pipeline.examples.catalog.words import WordLists, Words
 from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Converter, Faults, Values
-from pipeline.tables.values import is_list, note
+from pipeline.tables.values import is_bytes, is_list, note
 
 _SEPARATORS = re.compile(r"[\s;,]+")
 _SPLIT_NAMES = {

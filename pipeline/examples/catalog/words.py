@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Faults, Values
-from pipeline.tables.values import is_list, note
+from pipeline.tables.values import is_bytes, is_list, is_text, note
 
 _BREAKS = r"[\n\r\x00]"
 _NUL = r"\x00"
@@ -163,25 +163,6 @@ def _whole_column(column: pa.Array | None, numbers: bool) -> pa.Array | None:
         except pa.ArrowInvalid:
             return None
     return column.cast(pa.string()) if numbers and pa.types.is_integer(column.type) else None
-
-
-def is_text(type_: pa.DataType) -> bool:
-    """Whether a column of that type holds text."""
-    return bool(
-        pa.types.is_string(type_)
-        or pa.types.is_large_string(type_)
-        or pa.types.is_string_view(type_)
-    )
-
-
-def is_bytes(type_: pa.DataType) -> bool:
-    """Whether a column of that type holds bytes."""
-    return bool(
-        pa.types.is_binary(type_)
-        or pa.types.is_large_binary(type_)
-        or pa.types.is_binary_view(type_)
-        or pa.types.is_fixed_size_binary(type_)
-    )
 
 
 def _is_missing(value: Any) -> bool:
