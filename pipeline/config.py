@@ -198,7 +198,8 @@ class ExamplesConfig(Section):
         "nsl", description="one feature a neighbour, or one for all neighbours"
     )
     image_encoding: Literal["jpeg", "png", "raw"] = Field(
-        "jpeg", description="of the pictures; png and raw lose nothing, raw is read fastest"
+        "jpeg",
+        description="of the pictures; jpeg is smallest and read fastest, png and raw lose nothing",
     )
     readers: Count = Field(
         1, description="machines that read the training files at a time; each has two at least"

@@ -31,7 +31,7 @@ def share_freed_memory() -> None:
     """Lets Arrow take its memory from that same allocator, where it is kept.
 
     Arrow's own gives it back, and the pages that the records of examples are joined in are cleared
-    again and again: a quarter of the time that writing them takes.
+    again and again.
     """
     if sys.platform.startswith("linux"):
         pa.set_memory_pool(pa.system_memory_pool())

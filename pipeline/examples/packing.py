@@ -1,9 +1,9 @@
 """The gzip stream around a TFRecord file, the same bytes for the same records everywhere.
 
 It holds neither a time nor a name. Records of pictures are stored as they are (RFC 1951, section
-3.2.4): JPEGs and PNGs are compressed already, and raw ones are there to be read fast (zlib would
-make photos an eighth smaller). That is as fast as the checksum, where zlib takes six times as long,
-and the same bytes whatever the version of zlib.
+3.2.4): JPEGs and PNGs are compressed already, and zlib would make raw photos an eighth smaller.
+That is as fast as the checksum, where zlib takes six times as long, and the same bytes whatever the
+version of zlib.
 """
 
 from __future__ import annotations
