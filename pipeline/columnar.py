@@ -6,11 +6,7 @@ key hashes to it; which shard a row is in, and so how many there are, never show
 
 from __future__ import annotations
 
-import itertools
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -18,131 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.hashing import hash_values
+from pipeline.parcels import Parcel, Shipped
 
 # A table and the shard that it belongs to.
 Keyed = tuple[int, pa.Table]
-
-
-# Where tables between steps are kept as files, and how large one must be: see `spilling`.
-_SPILL_BYTES = 1 << 17
-_spill_folder: str | None = None
-_spill_names = itertools.count()
 _NO_COLUMNS = pa.table({})
-_INLINE, _IN_FILE = b"\x00", b"\x01"
-
-
-@contextmanager
-def spilling(folder: str) -> Iterator[None]:
-    """Keeps large tables between the steps of an embedded job in files of a local folder.
-
-    The embedded runner holds all that it shuffles in memory, several times over; with this it holds
-    paths. The folder is made when it is needed and removed at the end. Other engines have a shuffle
-    of their own, and their workers, being other processes, never see the folder.
-    """
-    global _spill_folder
-    _spill_folder = folder
-    try:
-        yield
-    finally:
-        _spill_folder = None
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class TableCoder(beam.coders.Coder):
-    """pa.Table as an Arrow IPC stream: a third of the cost of pickle, and readable elsewhere."""
-
-    def encode(self, value: pa.Table) -> bytes:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, value.schema) as writer:
-            writer.write_table(value)
-        return sink.getvalue().to_pybytes()
-
-    def decode(self, encoded: bytes) -> pa.Table:
-        return pa.ipc.open_stream(encoded).read_all()
-
-    def estimate_size(self, value: pa.Table) -> int:
-        return int(value.nbytes)  # without this Beam encodes a table a second time to measure it
-
-    def is_deterministic(self) -> bool:
-        return True
-
-    def to_type_hint(self) -> type[pa.Table]:
-        return pa.Table
-
-
-class Parcel:
-    """A table on its way from one step to another, read where it is needed.
-
-    While `spilling`, a large one lies in a file, and only its path goes through Beam.
-    """
-
-    def __init__(self, content: pa.Table | str) -> None:
-        self._content = content
-
-    def table(self) -> pa.Table:
-        """The table; one that lies in a file is mapped into memory, and read where it is used."""
-        if isinstance(self._content, str):
-            return pa.ipc.open_stream(pa.memory_map(self._content)).read_all()
-        return self._content
-
-    def spilled(self) -> str | None:
-        """The file that the table lies in, written if that is called for; None if it is small."""
-        if isinstance(self._content, str):
-            return self._content
-        if _spill_folder is None or self._content.nbytes < _SPILL_BYTES:
-            return None
-        self._content = _spill(_spill_folder, self._content)
-        return self._content
-
-
-# A parcel and the shard that it belongs to: what JoinShards takes from the steps before it.
-Shipped = tuple[int, Parcel]
-
-
-def ship(table: pa.Table) -> Parcel:
-    """A table as a parcel, in its file already where it needs one."""
-    parcel = Parcel(table)
-    parcel.spilled()
-    return parcel
-
-
-class ParcelCoder(beam.coders.Coder):
-    """A parcel as the path of its file, or as the table itself."""
-
-    def encode(self, value: Parcel) -> bytes:
-        path = value.spilled()
-        if path is not None:
-            return _IN_FILE + path.encode()
-        return _INLINE + TableCoder().encode(value.table())
-
-    def decode(self, encoded: bytes) -> Parcel:
-        kind, content = encoded[:1], encoded[1:]
-        return Parcel(content.decode() if kind == _IN_FILE else TableCoder().decode(content))
-
-    def estimate_size(self, value: Parcel) -> int:
-        return 100  # of a path; Beam asks for every so many elements, and a table is not to be read
-
-    def is_deterministic(self) -> bool:
-        return True
-
-    def to_type_hint(self) -> type[Parcel]:
-        return Parcel
-
-
-def _spill(folder: str, table: pa.Table) -> str:
-    """Writes a table to a new file; returns its path."""
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"{next(_spill_names):06d}.arrow")
-    try:
-        with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table)
-    except OSError as error:  # Arrow's own does not name the file
-        raise OSError(error.errno, error.strerror, path) from None
-    return path
-
-
-beam.coders.registry.register_coder(pa.Table, TableCoder)
-beam.coders.registry.register_coder(Parcel, ParcelCoder)
 
 
 def split_by_shard(table: pa.Table, shard: np.ndarray, shards: int) -> Iterator[Keyed]:

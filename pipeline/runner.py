@@ -16,10 +16,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, 
 from apache_beam.runners.runner import PipelineResult
 
 from pipeline import storage
-from pipeline.columnar import spilling
 from pipeline.config import RUNNERS, RunnerConfig
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.memory import keep_freed_memory
+from pipeline.parcels import spilling
 
 # Options that would take the embedded runner out of the one process in which it loses nothing.
 _LOSSY = ("--direct_running_mode", "--direct_num_workers")

@@ -29,6 +29,7 @@ STAGE_COMMANDS = {
 # Files of a version folder.
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "CURRENT"
+CHECKPOINTS_FOLDER = ".checkpoints"  # of the model stage, beside its versions
 LOGS_FOLDER = "logs"
 REJECTED_FOLDER = "rejected"
 TRANSFORM_FOLDER = "transform"

@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
 import numpy as np
@@ -19,20 +20,17 @@ from hypothesis import strategies as st
 from pipeline.columnar import (
     GatherShards,
     JoinShards,
-    Parcel,
-    ParcelCoder,
     SplitByColumn,
-    TableCoder,
     concatenate,
     concatenate_ascending,
     sort_rows,
-    spilling,
     split_by_column,
     split_by_shard,
 )
 from pipeline.config import RunnerConfig
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Parcel, ParcelCoder, TableCoder, spilling
 from pipeline.runner import make_pipeline, run
 
 SCHEMA = pa.schema([("id", pa.string()), ("row", pa.int64())])
@@ -92,11 +90,13 @@ def test_a_table_is_itself_again_after_its_parcel(name, spill, tmp_path):
 
 
 def spill_and_fail(folder):
-    """Spills two large tables, looks at their files, and raises."""
+    """Spills two large tables, looks at their file, and raises."""
     with spilling(folder):
         first, second = Parcel(LARGE).spilled(), Parcel(LARGE).spilled()
         assert first != second
-        assert sorted(os.listdir(folder)) == sorted(map(os.path.basename, (first, second)))
+        assert first.path == second.path == os.path.join(folder, *os.listdir(folder))
+        assert first.read().equals(LARGE)
+        assert second.read().equals(LARGE)
         assert Parcel(SMALL).spilled() is None
         raise ZeroDivisionError
 
@@ -110,6 +110,20 @@ def test_files_of_tables_are_gone_at_the_end_also_after_an_error(tmp_path):
     with spilling(folder):
         pass  # nothing to keep: the folder is never made
     assert not os.path.exists(folder)
+
+
+def test_a_thread_writes_many_tables_to_a_file_and_begins_another_when_it_is_full(tmp_path):
+    folder = str(tmp_path / "shuffle")
+    tables = [pa.table({"x": np.arange(n, n + 100_000)}) for n in range(2 * 3 * 100)]
+    with spilling(folder):
+        with ThreadPoolExecutor(2) as pool:
+            spots = list(pool.map(lambda table: Parcel(table).spilled(), tables))
+        files = {spot.path for spot in spots}
+        assert sorted(os.listdir(folder)) == sorted(map(os.path.basename, files))
+        assert 2 <= len(files) <= len(tables) / 50
+        assert all(spot.start % 64 == 0 for spot in spots)
+        for spot, table in zip(spots, tables, strict=True):
+            assert spot.read().equals(table)
 
 
 def test_beam_knows_the_coders_of_tables_and_parcels():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pipeline import schema, writing
 from pipeline.errors import ImgembedError
 from pipeline.examples.stage import ExamplesJob
-from pipeline.reading import read_row_groups
+from pipeline.reading import read_tables
 
 
 def by_split(counts: Mapping[str, int], kind: str) -> dict[str, int]:
@@ -52,7 +52,7 @@ def check_graph(job: ExamplesJob, counts: Mapping[str, int]) -> None:
     images = (job.nodes.read_places(shard) for shard in range(job.places.shards))
     ours = next(table["image_id"][0].as_py() for table in images if table.num_rows)
     files = job.graph.shards(schema.EDGES)
-    edges = (table for path in files for table in read_row_groups(path, ["src"]))
+    edges = (table for path in files for table in read_tables(path, ["src"]))
     theirs = next(table["src"][0].as_py() for table in edges if table.num_rows)
     raise ImgembedError(
         f"images.path: no image of {job.images.path!r} is in the graph: the catalog has ids like "

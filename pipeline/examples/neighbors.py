@@ -21,13 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import columnar
-from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed, Shipped
+from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed
 from pipeline.examples import coverage
 from pipeline.examples.nodes import NODE_COLUMNS, NodeFiles
 from pipeline.examples.places import PLACE, Places, column
 from pipeline.examples.prepare import NAMESPACE
 from pipeline.examples.settle import SESSIONS
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Shipped
 from pipeline.reading import ReadTables
 from pipeline.sorting import order_by, rows_of, run_bounds, run_lengths, run_starts
 

@@ -26,7 +26,7 @@ from pipeline.examples.prepare import check_unique
 from pipeline.examples.sample import Sample, take_sample
 from pipeline.examples.settle import SettleOptions, settle
 from pipeline.examples.trial import Measured
-from pipeline.reading import read_row_groups
+from pipeline.reading import read_tables
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _of_images(graph: Version | None, prefix: str, images: pa.Table, of: pa.Sche
 
     def rows() -> Iterator[pa.Table]:
         for path in graph.shards(prefix) if graph else ():
-            for table in read_row_groups(path, of.names):
+            for table in read_tables(path, of.names):
                 yield table.filter(pc.is_in(table["image_id"], known)).cast(of)
 
     return pa.concat_tables([of.empty_table(), *rows()])

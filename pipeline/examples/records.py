@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import columnar, progress, schema, storage
-from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed, Shipped
+from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed
 from pipeline.errors import ImgembedError
 from pipeline.examples import layouts, subgraphs, wire
 from pipeline.examples.neighbors import (
@@ -33,6 +33,7 @@ from pipeline.examples.packing import pack
 from pipeline.examples.places import PLACE, column, stretch
 from pipeline.examples.prepare import NAMESPACE
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Shipped
 from pipeline.sorting import rows_of
 from pipeline.tables.framing import frame_records
 

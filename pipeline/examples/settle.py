@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import columnar, schema
-from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed, Shipped
+from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed
 from pipeline.config import SplitConfig
 from pipeline.errors import ImgembedError
 from pipeline.examples import spill
@@ -25,6 +25,7 @@ from pipeline.examples.places import PLACE, Places
 from pipeline.examples.prepare import CHANNELS, NAMESPACE, PREPARED_SCHEMA, check_unique
 from pipeline.hashing import hash_values
 from pipeline.parallel import InThreads, Outcome, in_global_window
+from pipeline.parcels import Shipped, ship
 from pipeline.reading import ReadTables
 
 SESSIONS = "sessions"
@@ -130,7 +131,7 @@ class _GatherAndSplit(beam.DoFn):
         tables, self._gathered, self._bytes = self._gathered, [], 0
         if tables:
             for shard, part in _split(self._places, pa.concat_tables(tables)):
-                yield shard, columnar.ship(part)
+                yield shard, ship(part)
 
 
 def settle_shard(element: Joined, options: SettleOptions) -> Outcome:

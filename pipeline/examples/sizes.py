@@ -15,7 +15,7 @@ from pipeline.artifacts import Version
 from pipeline.config import ExamplesConfig, ImagesConfig
 from pipeline.examples.catalog.find import Catalog
 from pipeline.examples.catalog.tasks import TableTask, Task
-from pipeline.reading import read_row_groups
+from pipeline.reading import read_tables
 
 FILE_BYTES = 200 << 20  # a file's records are at most about that, before compression
 FILES_A_READER = 2
@@ -77,6 +77,6 @@ def file_counts(records: Mapping[str, int], record_bytes: float, readers: int) -
 def linked(graph: Version, neighbors: int) -> int:
     """How many neighbours all images of the graph have, at most `neighbors` each."""
     tables = (
-        table for path in graph.shards(schema.NODES) for table in read_row_groups(path, ["degree"])
+        table for path in graph.shards(schema.NODES) for table in read_tables(path, ["degree"])
     )
     return sum(int(np.minimum(table["degree"].to_numpy(), neighbors).sum()) for table in tables)

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.columnar import JoinShards, Keyed, Shipped, concatenate
+from pipeline.columnar import JoinShards, Keyed, concatenate
 from pipeline.graph import names, queries
 from pipeline.graph.counting import NAMESPACE, Layout
 from pipeline.graph.images import concatenate_images, join
 from pipeline.graph.noise import NoisyCounts
 from pipeline.ids import NAME_SCHEMA
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Shipped
 
 Group = Mapping[str, Iterable[pa.Table]]
 QUERIES, QUERY_USERS, NAMES, IMAGES, ROWS = "queries", "query_users", "names", "images", "rows"

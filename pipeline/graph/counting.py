@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import progress
-from pipeline.columnar import Joined, Keyed, Shipped
+from pipeline.columnar import Joined, Keyed
 from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, SessionsConfig
 from pipeline.graph import count, holdout, shares
 from pipeline.graph.images import IMAGE_COUNTS
@@ -23,6 +23,7 @@ from pipeline.graph.names import split_by, split_sorted
 from pipeline.graph.queries import count_queries, count_query_users
 from pipeline.graph.strength import session_factors
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Shipped
 from pipeline.sessions.sessionize import Sessions, Starts, Visits, sessionize
 
 NAMESPACE = "graph"

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline import ids, progress, runner, schema, storage
 from pipeline.artifacts import NewVersion
-from pipeline.columnar import Joined, JoinShards, Keyed, Shipped, concatenate
+from pipeline.columnar import Joined, JoinShards, Keyed, concatenate
 from pipeline.config import EdgesConfig, GraphConfig, PrivacyConfig
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.graph import edges, manifest, output, prune
@@ -21,6 +21,7 @@ from pipeline.graph.finish import write_graph
 from pipeline.graph.images import IMAGE_SCHEMA
 from pipeline.graph.names import distinct, split_by, split_sorted
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Shipped
 from pipeline.sorting import changes, order_by
 from pipeline.tables.blocks import Block
 from pipeline.tables.files import TableFile, find_tables

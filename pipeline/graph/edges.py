@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.columnar import JoinShards, Keyed, Shipped, concatenate, concatenate_ascending
+from pipeline.columnar import JoinShards, Keyed, concatenate, concatenate_ascending
 from pipeline.config import GraphConfig
 from pipeline.graph import prune, shares
 from pipeline.graph.count import PairCounts
@@ -29,6 +29,7 @@ from pipeline.graph.images import (
 from pipeline.graph.names import check_found, look_up, split_by, split_sorted
 from pipeline.graph.noise import NoisyCounts
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Shipped
 from pipeline.sorting import run_lengths, run_starts
 
 Group = Mapping[str, Iterable[pa.Table]]

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import progress
-from pipeline.columnar import Keyed, Shipped, split_by_shard
+from pipeline.columnar import Keyed, split_by_shard
 from pipeline.config import SessionsConfig
 from pipeline.errors import ImgembedError
 from pipeline.parallel import InThreads, Outcome
+from pipeline.parcels import Shipped
 from pipeline.sessions import events, times
 from pipeline.tables.blocks import Block
 from pipeline.tables.files import Part, TableFile, find_files
