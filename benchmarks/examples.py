@@ -6,7 +6,7 @@ record by record (agreement.py), and prints what each took. Records that disagre
 figures also go to WORK.json.
 
     python benchmarks/examples.py [--photos images.zip] [--images 50000] [--repeat 2]
-    python benchmarks/examples.py --variants --encodings --input-wait
+    python benchmarks/examples.py --variants --encodings
 
 The competitors:
     imgembed  the command that a user types; the graph is there before, as it is for the others
@@ -53,7 +53,6 @@ PACKAGES = ("apache-beam", "numpy", "pillow", "pyarrow", "tensorflow")
 LEAST_FACTOR = 1.5  # images/s of imgembed / of the faster competitor
 MOST_GROWTH = 1.25  # of memory, from a quarter of the catalog to twice it
 LEAST_SHARE = 0.95  # of the time after start-up: pictures, join and writing
-MOST_WAIT = 0.1  # share of a training step that waits for input
 
 # ---------------------------------------------------------------------------------------------
 # Running imgembed and the others
@@ -227,8 +226,6 @@ def shares_of(figures: Mapping[str, float]) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------
 
 READ_EPOCHS = 2  # the first one warms up
-WAIT_EPOCHS, SAME_STEPS = 4, 40  # the first epoch warms up, its last batch included
-DEMO_IMAGES = 2_000
 ENCODINGS, LAYOUTS = ("jpeg", "png", "raw"), ("nsl", "compact")
 
 
@@ -266,40 +263,6 @@ def run_parse(run: str, out: str) -> None:
     split = files.version.manifest["splits"]["train"]
     content = {"seconds": seconds, "cpu": cpu, "records": split["records"], "bytes": split["bytes"]}
     Path(out, "parse.json").write_text(json.dumps(content))
-
-
-def run_wait(run: str, out: str) -> None:
-    """Trains the default model for some steps; measures what of a step is waiting for its batch."""
-    import keras
-
-    from trainer.config import ModelConfig, TrainingConfig
-    from trainer.fit import make_model
-
-    keras.utils.set_random_seed(0)
-    training = TrainingConfig()
-    files, batches, steps = open_batches(run, WAIT_EPOCHS)
-    network = make_model(files, files.transform(), ModelConfig(), training)
-    optimizer = keras.optimizers.AdamW(training.learning_rate, global_clipnorm=1.0)
-    network.compile(optimizer=optimizer, jit_compile=False)
-    iterator = iter(batches)
-    full = next(iterator)  # the last batch of an epoch may be smaller
-    network.train_on_batch(full)
-    for _ in range(steps - 1):
-        network.train_on_batch(next(iterator))
-    number, waited = (WAIT_EPOCHS - 1) * steps, 0.0
-    began = time.monotonic()
-    for _ in range(number):
-        asked = time.monotonic()
-        batch = next(iterator)
-        waited += time.monotonic() - asked
-        network.train_on_batch(batch)
-    step = (time.monotonic() - began) / number
-    began = time.monotonic()
-    for _ in range(SAME_STEPS):
-        network.train_on_batch(full)
-    same = (time.monotonic() - began) / SAME_STEPS
-    content = {"step": step, "wait": waited / number, "same": same}
-    Path(out, "wait.json").write_text(json.dumps(content))
 
 
 def encodings(small: Data, large: Data, repeat: int) -> dict[str, Any]:
@@ -347,39 +310,6 @@ def measure_encoding(
         "read_mb_per_second": read["bytes"] / read["seconds"] / 1e6,
         "read_cpu_us": read["cpu"] / read["records"] * 1e6,
     }
-
-
-def input_wait(work: Path, images: int) -> dict[str, Any]:
-    """Prints how much of a training step is waiting for input, with the data of the demo."""
-    sample = work / f"sample-{images}"
-    if not (sample / "cfg.yaml").exists():
-        imgembed("sample", "--out", str(sample), "--images", str(images), "--quiet")
-    rows = {encoding: measure_wait(work, sample, encoding) for encoding in ENCODINGS}
-    print(f"\nTraining steps on the demo's {images:,} pictures\n")
-    print(f"{'':16}{'step ms':>9}{'waits ms':>10}{'same batch ms':>15}")
-    for name, row in rows.items():
-        print(
-            f"{name:16}{row['step'] * 1e3:9.1f}{row['wait'] * 1e3:10.2f}{row['same'] * 1e3:15.1f}"
-        )
-    judged = [
-        at_most(
-            f"{name}: share of a step that waits for input", row["wait"] / row["step"], MOST_WAIT
-        )
-        for name, row in rows.items()
-    ]
-    print_verdicts(judged)
-    return {"images": images, "rows": rows, "verdicts": to_json(judged)}
-
-
-def measure_wait(work: Path, sample: Path, encoding: str) -> dict[str, float]:
-    """Seconds of a step, of its waiting, and of a step without new input."""
-    run, out = work / f"run-wait-{encoding}", work / f"out-wait-{encoding}"
-    config = ["--config", str(sample / "cfg.yaml"), "--run-dir", str(run)]
-    settings = ["--set", f"examples.image_encoding={encoding}"]
-    imgembed("build-graph", *config, *settings, "--quiet", "--force")
-    print(f"running training steps, {encoding}", file=sys.stderr)
-    measuring.measure(Run(self_run("wait", run, out), out))
-    return json.loads((out / "wait.json").read_text())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -563,7 +493,6 @@ RUNS: Mapping[str, Callable[..., None]] = {
     "agreement": run_agreement,
     "profile": run_profile,
     "parse": run_parse,
-    "wait": run_wait,
 }
 
 
@@ -572,7 +501,6 @@ PARTS = {
     "profile": "where imgembed's time goes; by default",
     "variants": "memory by the size of the catalog",
     "encodings": "size and speed by encoding and layout",
-    "input-wait": "how long training steps wait",
 }
 DEFAULT_PARTS = ("competitors", "profile")
 
@@ -615,7 +543,6 @@ def main() -> None:
         "profile": lambda: profile(small, large),
         "variants": lambda: variants([small, large, double], arguments.repeat),
         "encodings": lambda: encodings(small, large, arguments.repeat),
-        "input-wait": lambda: input_wait(work, min(DEMO_IMAGES, arguments.images)),
     }
     machine = measuring.describe_machine(CORES, PACKAGES)
     machine |= {"date": datetime.date.today().isoformat(), "repeat": arguments.repeat}

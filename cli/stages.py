@@ -7,23 +7,27 @@ since its version in force; otherwise that version stands.
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from cli.settings import Config
-from cli.terminal import Terminal
+from cli.terminal import EpochLines, Terminal
 from pipeline import schema, storage
 from pipeline.artifacts import KEEPS, NewVersion, RunDir, Version, file_marks, fingerprint, to_json
-from pipeline.config import ImagesConfig
+from pipeline.config import ImagesConfig, Section
 from pipeline.errors import ConfigError, ImgembedError
 
 if TYPE_CHECKING:
     from pipeline.graph.previous import Previous
+    from trainer.progress import Interrupted
+    from trainer.workers import Worker
 
+_GO_ON = "imgembed train goes on from there (same configuration, without --force)"
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "tensorflow-transform", "graph_nets", "pyarrow")
 
 
@@ -186,31 +190,104 @@ class Stages:
             build=build,
         )
 
-    def train(self) -> Version:
-        """Examples to a model."""
-        examples = self.run.require(schema.EXAMPLES)
+    def train(self) -> Version | None:
+        """Examples to a model; None in one of several workers that is not the chief.
+
+        A training that was not finished goes on, even one that was begun with `force`.
+        """
+        from trainer.workers import this_worker
+
+        worker, examples = this_worker(), self.run.require(schema.EXAMPLES)
+        settings = self._sections("model", "training")
+        if not worker.is_chief:
+            self._follow(worker, examples, settings)
+            return None
+        checkpoints = storage.join(self.run.path, schema.MODEL, schema.CHECKPOINTS_FOLDER)
 
         def build(new: NewVersion) -> dict[str, Any]:
-            from trainer.fit import train
-
             with self.terminal.training("Training") as shown:
-                return train(
-                    examples=examples,
-                    model=self.config.model,
-                    training=self.config.training,
-                    seed=self.config.seed,
-                    out=new,
-                    on_epoch=shown.on_epoch,
-                    on_step=shown.on_step,
-                )
+                return self._fit(examples, worker, new, shown, checkpoints)
 
-        return self._make(
+        before = self.run.current(schema.MODEL) if not self.force else None
+        version = self._make(
             schema.MODEL,
             None,
-            settings=self._sections("model", "training"),
+            settings=settings,
             upstream=[examples],
             build=build,
+            unfinished=self._is_unfinished(checkpoints, examples),
         )
+        if before is None or version.name != before.name:
+            storage.remove_tree(checkpoints)
+        return version
+
+    def _is_unfinished(self, checkpoints: str, examples: Version) -> bool:
+        """Whether this very training was begun and has left a checkpoint."""
+        if not storage.exists(checkpoints):
+            return False
+        from trainer.checkpoints import is_unfinished, mark
+
+        config = self.config
+        return is_unfinished(
+            checkpoints,
+            mark(examples=examples, model=config.model, training=config.training, seed=config.seed),
+        )
+
+    def _follow(self, worker: Worker, examples: Version, settings: Mapping[str, Any]) -> None:
+        """Trains with the chief, who writes and shows it."""
+        current = None if self.force else self.run.current(schema.MODEL)
+        mark = self._mark(settings, upstream=[examples])
+        checkpoints = storage.join(self.run.path, schema.MODEL, schema.CHECKPOINTS_FOLDER)
+        same = current is not None and current.manifest.get("fingerprint") == mark
+        if same and not self._is_unfinished(checkpoints, examples):
+            return
+        self.terminal.say(
+            f"worker {worker.index} of {len(worker.addresses)}: trains with the chief at "
+            f"{escape(worker.addresses[0])}"
+        )
+        self._fit(examples, worker)
+
+    def _fit(
+        self,
+        examples: Version,
+        worker: Worker,
+        new: NewVersion | None = None,
+        shown: EpochLines | None = None,
+        checkpoints: str | None = None,
+    ) -> dict[str, Any]:
+        """Trains; a signal ends it after a step. new: None in a worker that follows the chief."""
+        from cli.interruption import Deferred, Ended
+        from trainer.fit import train
+        from trainer.progress import Interrupted, Listener
+
+        config = self.config
+        try:
+            with Deferred() as deferred:
+                listener = Listener(is_asked_to_stop=deferred.is_asked)
+                if shown is not None:
+                    listener = replace(
+                        listener,
+                        on_epoch=shown.on_epoch,
+                        on_step=shown.on_step,
+                        on_note=shown.note,
+                    )
+                manifest = train(
+                    examples=examples,
+                    model=config.model,
+                    training=config.training,
+                    seed=config.seed,
+                    out=new,
+                    checkpoints=checkpoints,
+                    restart=self.force,
+                    image_size=_given(config.images, "image_size"),
+                    worker=worker,
+                    listener=listener,
+                )
+        except Interrupted as stopped:
+            raise Ended(deferred.number or signal.SIGTERM, _where_it_stopped(stopped)) from None
+        if deferred.number is not None:  # while the model was written
+            raise Ended(deferred.number, f"after the last step; {_GO_ON}")
+        return manifest or {}
 
     def _shards(self, files: Sequence[storage.FileInfo]) -> int:
         from pipeline.writing import shard_count
@@ -281,6 +358,20 @@ class Stages:
             build=build,
         )
 
+    def _mark(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        inputs: Sequence[storage.FileInfo] = (),
+        upstream: Sequence[Version] = (),
+    ) -> str:
+        return fingerprint(
+            config={**settings, "seed": self.config.seed},
+            inputs=inputs,
+            upstream=upstream,
+            code=version("imgembed"),
+        )
+
     def _sections(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self.config, name).model_dump() for name in names}
 
@@ -293,14 +384,15 @@ class Stages:
         build: Callable[[NewVersion], Mapping[str, Any]],
         inputs: Sequence[storage.FileInfo] = (),
         upstream: Sequence[Version] = (),
+        unfinished: bool = False,
     ) -> Version:
-        """The stage's version: the one in force if nothing changed, else a new one."""
-        settings = {**settings, "seed": self.config.seed}
-        mark = fingerprint(
-            config=settings, inputs=inputs, upstream=upstream, code=version("imgembed")
-        )
+        """The stage's version: the one in force if nothing changed, else a new one.
+
+        unfinished: a new one was begun, and it is what counts.
+        """
+        mark = self._mark(settings, inputs=inputs, upstream=upstream)
         # Not looked at where it is made in any case: a damaged one is mended that way.
-        current = None if self.force else self.run.current(stage)
+        current = None if self.force or unfinished else self.run.current(stage)
         if current and current.manifest.get("fingerprint") == mark:
             self.terminal.say(f"[green]✓[/] {stage} {current.name} is up to date")
             return current
@@ -317,9 +409,21 @@ class Stages:
             return new.commit(
                 {
                     "fingerprint": mark,
-                    "config": settings,
+                    "config": {**settings, "seed": self.config.seed},
                     "upstream": {v.stage: v.name for v in upstream},
                     "packages": {name: version(name) for name in ("imgembed", *_PACKAGES)},
                     **content,
                 }
             )
+
+
+def _given(settings: Section, name: str) -> Any:
+    """A setting that the configuration names; None where it is left to its default."""
+    return getattr(settings, name) if name in settings.model_fields_set else None
+
+
+def _where_it_stopped(stopped: Interrupted) -> str:
+    where = f"at step {stopped.step:,} of {stopped.steps:,}"
+    if not stopped.kept:
+        return f"{where}; no checkpoint could be written"
+    return f"{where}; {_GO_ON}"

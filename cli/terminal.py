@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import IO, Any
 
+import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from pipeline import progress, schema, storage
 from pipeline.errors import ImgembedError
+from trainer.progress import Figures, Pace
 
 _VALIDATION = "validation_"
 
@@ -94,8 +97,9 @@ class EpochLines:
             Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
+                BarColumn(bar_width=20),
                 TextColumn("{task.completed}/{task.total} steps"),
+                TextColumn("[dim]{task.fields[shown]}[/]"),
                 console=console,
                 transient=True,
             )
@@ -104,11 +108,12 @@ class EpochLines:
         )
         self._title = title
         self._task: Any = None
+        self._pace: Pace | None = None
 
     def __enter__(self) -> EpochLines:
         if self._bar:
             self._bar.start()
-            self._task = self._bar.add_task(self._title, total=None)
+            self._task = self._bar.add_task(self._title, total=None, shown="")
         else:
             self._terminal.say(f"{self._title} …")
         return self
@@ -117,16 +122,38 @@ class EpochLines:
         if self._bar:
             self._bar.stop()
 
-    def on_step(self, step: int, steps: int) -> None:
-        """A step of an epoch is done."""
+    def on_step(self, pace: Pace) -> None:
+        """A step is done: shows the terms of the loss, the speed, and the time left."""
+        self._pace = pace
         if self._bar:
-            self._bar.update(self._task, completed=step, total=steps)
+            terms = {n: v for n, v in pace.figures.items() if n != "learning_rate"}
+            shown = "  ".join([*(f"{n} {v:.3f}" for n, v in terms.items()), *_speed(pace)])
+            self._bar.update(self._task, completed=pace.step, total=pace.steps, shown=shown)
 
-    def on_epoch(self, epoch: int, epochs: int, figures: dict[str, float]) -> None:
+    def on_epoch(self, epoch: int, epochs: int, figures: Figures) -> None:
         """An epoch is done: shows the loss, and what was measured on the validation split."""
         kept = {n: v for n, v in figures.items() if n == "loss" or n.startswith(_VALIDATION)}
-        shown = "  ".join(f"{n.removeprefix(_VALIDATION)} {v:.4f}" for n, v in kept.items())
-        self._terminal.say(f"  epoch {epoch}/{epochs}  [dim]{shown}[/]")
+        shown = [f"{n.removeprefix(_VALIDATION)} {v:.4f}" for n, v in kept.items()]
+        speed = _speed(self._pace) if self._pace else []
+        self._terminal.say(f"  epoch {epoch}/{epochs}  [dim]{'  '.join([*shown, *speed])}[/]")
+
+    def note(self, line: str) -> None:
+        """Something out of the ordinary."""
+        self._terminal.say(f"  [yellow]![/] {escape(line)}")
+
+
+def _speed(pace: Pace) -> list[str]:
+    if pace.examples_per_second is None or pace.seconds_left is None:
+        return []
+    return [f"{pace.examples_per_second:,.0f} examples/s", f"{_duration(pace.seconds_left)} left"]
+
+
+def _duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 @contextmanager
@@ -142,7 +169,7 @@ def opened(command: str, run_path: str, *, quiet: bool) -> Iterator[Terminal]:
         _log_to(log)
         try:
             yield Terminal(console, quiet=quiet, log_path=log_path)
-        except (ImgembedError, KeyboardInterrupt):
+        except (ImgembedError, KeyboardInterrupt, click.ClickException):
             raise
         except Exception as error:
             traceback.print_exc()  # to the log

@@ -1,7 +1,9 @@
 """What the trainer reads out of the examples stage."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,8 +15,9 @@ from tiny_examples import Form
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
-from trainer import dataset
+from trainer import dataset, draws, parsing
 from trainer.example_files import ExampleFiles
+from trainer.popularity import Popularity, drawn_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +25,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Version:
     return tiny_examples.write_examples(tmp_path_factory.mktemp("pictures"))
 
 
-def training_batches(version: Version, **options: int) -> tf.data.Dataset:
+def training_batches(version: Version, **options: Any) -> tf.data.Dataset:
     files = ExampleFiles.open(version)
     settings = {"batch_size": 16, "neighbors": 1, "epochs": 2, "seed": 3, "shuffle_buffer": 100}
     return dataset.training_batches(files, files.transform(), **{**settings, **options})
 
 
-def all_in_order(version: Version, split: str, neighbors: int) -> dict[str, np.ndarray]:
+def all_in_order(
+    version: Version, split: str, neighbors: int, *, edges: bool = False
+) -> dict[str, np.ndarray]:
     files = ExampleFiles.open(version)
     (batch,) = dataset.evaluation_batches(
-        files, files.transform(), split, batch_size=100, neighbors=neighbors
+        files, files.transform(), split, batch_size=100, neighbors=neighbors, edges=edges
     )
     return {name: values.numpy() for name, values in batch.items()}
 
@@ -103,10 +108,11 @@ def test_labels_outside_the_training_split_are_held_out(pictures: Version) -> No
 
 def test_neighbours_are_drawn_by_weight(pictures: Version) -> None:
     """Image 3 has neighbours of weights 4, 3 and 2."""
-    draws = 4_000
-    weights = tf.tile(tf.constant([[4.0, 3.0, 2.0, 0.0]]), [draws, 1])
-    taken, chosen = dataset._draw_neighbors(weights, 1, tf.constant([1, 2], tf.int64))
-    shares = np.bincount(chosen.numpy().ravel(), minlength=4) / draws
+    rows = 4_000
+    weights = tf.tile(tf.constant([[4.0, 3.0, 2.0, 0.0]]), [rows, 1])
+    numbers = draws.Draws(tf.constant([1, 2], tf.int64), tf.constant(rows), tf.range(rows))
+    taken, chosen = draws.draw_neighbors(weights, 1, numbers)
+    shares = np.bincount(chosen.numpy().ravel(), minlength=4) / rows
     assert shares == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0.0], abs=0.03)
     assert (taken.numpy() == 1.0).all()  # the weight has spoken in the draw
 
@@ -256,6 +262,178 @@ def test_many_files_are_mixed_anew_in_every_epoch_by_the_seed_alone(tmp_path: Pa
     in_order = all_in_order(version, "train", neighbors=0)["id"].tolist()
     near = np.abs(np.diff([in_order.index(one) for one in first]))
     assert np.median(near) > 4  # examples of different files stand side by side
+
+
+@pytest.fixture(scope="module")
+def scattered(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    return tiny_examples.write_examples(tmp_path_factory.mktemp("scattered"), files=3)
+
+
+@pytest.fixture(scope="module")
+def six_steps(scattered: Version) -> list[dict[str, tf.Tensor]]:
+    return list(training_batches(scattered, **SCATTERED))
+
+
+SCATTERED: dict[str, Any] = {"shuffle_buffer": 11, "neighbors": 2, "edges": True}
+
+
+@pytest.mark.parametrize("start", [2, 3, 4, 6])
+def test_a_dataset_that_begins_later_goes_on_as_the_whole_one_does(
+    scattered: Version, six_steps: list[dict[str, tf.Tensor]], start: int
+) -> None:
+    batches = training_batches(scattered, **SCATTERED, start_step=start)
+    assert int(batches.cardinality()) == 6 - start
+    rest = list(batches)
+    tf.nest.map_structure(np.testing.assert_array_equal, rest, six_steps[start:])
+
+
+PADDING = {"graph_weights": 0.0, "seed_text_id": 0, "tokens": -1, "graph_senders": -1}
+PADDING |= {"graph_receivers": -1}
+
+
+def rows_of(batch: dict[str, tf.Tensor], rows: slice) -> dict[str, list[Any]]:
+    """Some rows of a batch, without what fills up the shorter ones."""
+    taken = {name: values.numpy()[rows] for name, values in batch.items()}
+    return {
+        name: [[x for x in row if x != PADDING[name]] for row in values.tolist()]
+        if name in PADDING
+        else values.tolist()
+        for name, values in taken.items()
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_see_the_rows_of_the_batches_of_one(
+    scattered: Version, six_steps: list[dict[str, tf.Tensor]], count: int
+) -> None:
+    for index in range(count):
+        shard = list(training_batches(scattered, **SCATTERED, shard=(index, count)))
+        assert len(shard) == 6
+        for part, whole in zip(shard, six_steps, strict=True):
+            assert rows_of(part, slice(None)) == rows_of(whole, slice(index, None, count))
+
+
+def test_a_worker_for_which_no_row_is_left_still_gets_the_step(pictures: Version) -> None:
+    for index, rows in ((0, [14, 1]), (1, [14, 0]), (2, [13, 0])):
+        batches = training_batches(pictures, batch_size=41, epochs=1, shard=(index, 3))
+        assert [len(batch["id"]) for batch in batches] == rows
+
+
+def test_the_images_of_a_step_are_named(
+    scattered: Version, six_steps: list[dict[str, tf.Tensor]]
+) -> None:
+    files = ExampleFiles.open(scattered)
+    for step in (1, 5):
+        names = dataset.image_ids(files, step=step, batch_size=16, seed=3, shuffle_buffer=11)
+        found = six_steps[step]["id"].numpy().tolist()
+        assert parsing.hash_ids(tf.constant(names)).numpy().tolist() == found
+        assert all(name.startswith("img-") for name in names)
+
+
+def test_edges_among_the_drawn_nodes_are_those_of_the_graph(
+    six_steps: list[dict[str, tf.Tensor]],
+) -> None:
+    number_of = {
+        int(one): index
+        for index, one in enumerate(
+            parsing.hash_ids(tf.constant([f"img-{i}" for i in range(63)])).numpy()
+        )
+    }
+    left_out = 0
+    for batch in six_steps:
+        for row, seed in enumerate(batch["id"].numpy()):
+            index = number_of[seed]
+            drawn = [number_of.get(one) for one in batch["neighbor_id"].numpy()[row]]
+            nodes = [index, *(other for other, _ in tiny_examples.neighbors_of(index))]
+            expected = {
+                (place(nodes[sender], index, drawn), place(nodes[receiver], index, drawn), weight)
+                for sender, receiver, weight in tiny_examples.edges_of(index)
+            }
+            left_out += sum(-1 in edge for edge in expected)
+            found = zip(*(batch[name].numpy()[row] for name in EDGES), strict=True)
+            there = {(int(s), int(r), float(w)) for s, r, w in found if s != -1}
+            assert there == {edge for edge in expected if -1 not in edge[:2]}
+    assert left_out > 10  # neighbours that were not drawn
+
+
+EDGES = ("graph_senders", "graph_receivers", "graph_weights")
+
+
+def place(node: int, seed: int, drawn: list[int | None]) -> int:
+    if node == seed:
+        return 0
+    return drawn.index(node) + 1 if node in drawn else -1
+
+
+@pytest.mark.parametrize("layout", ["nsl", "compact"])
+def test_edges_are_read_only_where_asked_for(tmp_path: Path, layout: schema.Layout) -> None:
+    version = tiny_examples.write_examples(tmp_path / "x", Form(layout=layout))
+    assert not set(EDGES) & all_in_order(version, "train", neighbors=3).keys()
+    found = all_in_order(version, "train", neighbors=3, edges=True)
+    senders, receivers, weights = (found[name][3] for name in EDGES)
+    edges = list(zip(senders, receivers, weights, strict=True))
+    assert [edge for edge in edges if edge[0] >= 0] == tiny_examples.edges_of(3)
+    bare = tiny_examples.write_examples(tmp_path / "y", Form(layout=layout, neighbors=0))
+    found = all_in_order(bare, "train", neighbors=3, edges=True)
+    assert [found[name].shape for name in EDGES] == [(42, 0)] * 3
+
+
+def test_texts_are_drawn_by_weight() -> None:
+    rows = 4_000
+    weights = tf.RaggedTensor.from_row_lengths(
+        tf.tile([3.0, 0.5, 1.5], [rows // 2]), tf.tile(tf.constant([3, 0], tf.int64), [rows // 2])
+    )
+    numbers = draws.Draws(tf.constant([1, 2], tf.int64), tf.constant(rows), tf.range(rows))
+    drawn = draws.draw_text(weights, numbers).numpy()
+    shares = np.bincount(drawn[::2], minlength=3) / (rows / 2)
+    assert shares == pytest.approx([0.6, 0.1, 0.3], abs=0.03)
+    assert not drawn[1::2].any()  # those without a text
+    assert draws.draw_text(weights, None).numpy()[:2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("layout", ["nsl", "compact"])
+def test_popularity_is_one_as_a_seed_and_the_chances_to_be_drawn(
+    tmp_path: Path, layout: schema.Layout
+) -> None:
+    version = tiny_examples.write_examples(tmp_path / "x", Form(layout=layout), files=2)
+    expected = dict.fromkeys(range(42), 1.0)  # the training split
+    for index in range(42):
+        near = tiny_examples.neighbors_of(index)
+        for other, weight in near:
+            chance = weight / sum(weight for _, weight in near)
+            expected[other] = expected.get(other, 0.0) + chance
+    popularity = Popularity.of(ExampleFiles.open(version), neighbors=1)
+    assert len(popularity.ids) == len(expected)
+    ids = parsing.hash_ids(tf.constant([f"img-{index}" for index in expected]))
+    found = tf.function(popularity.log_expected)(ids).numpy()
+    np.testing.assert_allclose(np.exp(found), list(expected.values()), rtol=1e-5)
+    unknown = parsing.hash_ids(tf.constant(["img-62", "", "nobody"]))
+    assert popularity.log_expected(unknown).numpy().tolist() == [0.0, 0.0, 0.0]
+    # Of as many as there are, every neighbour of a seed is there for certain.
+    every = Popularity.of(ExampleFiles.open(version), neighbors=3)
+    assert every.expected.sum() == pytest.approx(42 + sum(index % 4 for index in range(42)))
+
+
+def chances(weights: dict[int, float], number: int) -> dict[int, float]:
+    """Of each to be among `number` drawn one after the other, over all orders."""
+    found = dict.fromkeys(weights, 0.0)
+    for order in itertools.permutations(weights, number):
+        left, chance = sum(weights.values()), 1.0
+        for one in order:
+            chance, left = chance * weights[one] / left, left - weights[one]
+        for one in order:
+            found[one] += chance
+    return found
+
+
+def test_chances_to_be_drawn_are_those_of_drawing_one_after_the_other() -> None:
+    weights = np.array([[10.0, 5.0, 2.0, 1.0, 1.0], [3.0, 1.0, 0.0, 0.0, 0.0], [0.0] * 5])
+    for number in (1, 2, 3, 4):
+        found = drawn_probabilities(weights, number)
+        exact = chances(dict(enumerate(weights[0])), number)
+        np.testing.assert_allclose(found[0], list(exact.values()), atol=1e-6)
+        assert found.sum(axis=1) == pytest.approx([number, min(number, 2), 0])
+    assert drawn_probabilities(np.zeros((3, 0)), 2).shape == (3, 0)
 
 
 def test_a_metric_over_the_records_is_right_for_it_sees_no_step_without_data(

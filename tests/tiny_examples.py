@@ -77,6 +77,17 @@ def neighbors_of(index: int) -> list[tuple[int, float]]:
     return [((index + 3 * (i + 1)) % total, 4.0 - i) for i in range(index % (NEIGHBORS + 1))]
 
 
+def edges_of(index: int) -> list[tuple[int, int, float]]:
+    """(sender, receiver, weight) among image `index`, node 0, and its neighbours, node i + 1."""
+    nodes = [index, *(other for other, _ in neighbors_of(index))]
+    return [
+        (sender, nodes.index(other), weight)
+        for sender, node in enumerate(nodes)
+        for other, weight in sorted(neighbors_of(node), key=lambda near: near[0])
+        if other in nodes
+    ]
+
+
 def texts_of(index: int) -> list[tuple[str, float]]:
     """One to two texts, or none for every seventh image."""
     if index % 7 == 0:
@@ -133,6 +144,7 @@ def _manifest(form: Form, files: int) -> dict[str, Any]:
         "neighbors": form.neighbors,
         "splits": {split: {"records": n, "files": files} for split, n in RECORDS.items()},
         "classes": CLASSES,
+        "images_of_class": images_of_class(form.multi_label),
         "compression": "gzip",
         "token_ids": len(tokens) + TOKEN_BUCKETS,
         "texts": dict.fromkeys(schema.SPLITS, 20),
@@ -152,6 +164,8 @@ def _values(index: int, form: Form) -> Values:
         return values
     found = neighbors_of(index)
     values["NL_num_nbrs"] = len(found)
+    senders, receivers, strengths = zip(*edges_of(index), strict=True) if found else ((), (), ())
+    values |= {"graph_senders": senders, "graph_receivers": receivers, "graph_weights": strengths}
     return values | (_nsl(found, form) if form.layout == "nsl" else _compact(found, form))
 
 
@@ -200,6 +214,13 @@ def _labels(index: int, form: Form, first: str, several: str) -> Values:
 
 def classes_of(index: int, *, multi_label: bool) -> list[int]:
     return [CLASSES.index(label) for label in labels_of(index, multi_label=multi_label)]
+
+
+def images_of_class(multi_label: bool) -> dict[str, int]:
+    """Training images of each class."""
+    rows = range(RECORDS["train"])
+    found = [c for index in rows for c in classes_of(index, multi_label=multi_label)]
+    return {name: found.count(place) for place, name in enumerate(CLASSES)}
 
 
 def _serialize(values: Values) -> bytes:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Weight = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -25,15 +26,41 @@ class ModelConfig(Section):
     dim: Annotated[int, Field(ge=2, le=4096)] = Field(
         64, description="numbers in an embedding, which has length 1"
     )
-    image_filters: Annotated[list[Width], Field(min_length=1, max_length=6)] = Field(
-        [32, 64, 192],
-        description="channels of the picture tower, one entry a stage; each stage halves the side",
+    size: Literal["tiny", "small", "base"] = Field(
+        "small", description="of all towers; the keys that are null follow it"
     )
-    feature_hidden: list[Width] = Field(
-        [256, 256], description="hidden units of the tower for ready features, one entry a layer"
+    image_tower: str = Field(
+        "residual",
+        description="of pictures: residual (our small network), or a class of keras.applications "
+        "such as MobileNetV3Small",
     )
-    token_dim: Width = Field(64, description="numbers that stand for a word in the text tower")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+    backbone_weights: str | None = Field(
+        None,
+        description="a local .weights.h5 or .keras file of that class without its top; nothing is "
+        "downloaded; null: begins at random",
+    )
+    fine_tune: bool = Field(
+        False, description="whether that class's own weights are trained too, or stay as they are"
+    )
+    image_filters: Annotated[list[Width], Field(min_length=1, max_length=6)] | None = Field(
+        None,
+        description="channels of the residual tower, one entry a stage; each stage halves the side",
+    )
+    feature_hidden: list[Width] | None = Field(
+        None, description="hidden units of the tower for ready features, one entry a layer"
+    )
+    token_dim: Width | None = Field(
+        None, description="numbers that stand for a word in the text tower"
+    )
+    text_pooling: Literal["attention", "mean"] = Field(
+        "attention", description="words of a text count by learned weights, or all alike"
+    )
+    graph_network: Literal["none", "gcn", "message_passing"] = Field(
+        "none",
+        description="none: the graph only shapes what is learned; else an image's embedding is "
+        "made of its neighbours' too, where it has some",
+    )
+    dropout: Share = Field(
         0.1, description="share of the units left out in training, before each tower's last layer"
     )
 
@@ -45,32 +72,86 @@ class TrainingConfig(Section):
         28, description="passes over the training split, at most"
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(
-        32, description="seed images a step; small ones make more steps of few labels and clicks"
+        32,
+        description="seed images a step, of all devices together; small ones make more steps of "
+        "few labels and clicks",
     )
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        0.002, description="the highest; it rises over the first steps and falls as a cosine"
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.002, description="the highest")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate after the warm-up: falls to 1 %, or stays"
+    )
+    warmup: Share = Field(
+        0.05, description="share of the steps in which the learning rate rises from nearly 0"
+    )
+    weight_decay: Weight = Field(0.01, description="of AdamW, a step, times the learning rate")
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = Field(
+        1.0, description="longest gradient over all weights; null: as it comes"
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="of the towers' arithmetic; weights and losses stay float32"
     )
     patience: Annotated[int, Field(ge=1)] = Field(
         10, description="epochs without a better validation figure after which training ends"
     )
+    checkpoint_minutes: Annotated[float, Field(gt=0.0)] = Field(
+        10.0, description="between checkpoints, from which a stopped training goes on"
+    )
     neighbors: Annotated[int, Field(ge=0)] = Field(
         1, description="neighbours of a seed a step, drawn by weight; each costs one picture more"
+    )
+    neighbor_dropout: Share = Field(
+        0.3,
+        description="share of the seeds that a graph_network sees without their neighbours in "
+        "training, so that it serves images that have none",
     )
     temperature: Annotated[float, Field(gt=0.0)] = Field(
         0.1, description="of the contrastive terms; a lower one looks more at the hardest negatives"
     )
+    logq_correction: Literal["none", "batch", "popularity"] = Field(
+        "batch",
+        description="popular images stand in more batches, and would be pushed away more often: "
+        "corrects by how often an image is in the batch, or by how often to be expected",
+    )
+    hard_negatives: Annotated[int, Field(ge=0)] = Field(
+        0, description="negatives of an image that count, the hardest of its batch; 0: all"
+    )
+    hard_negatives_after: Share = Field(
+        0.3, description="share of the steps after which hard_negatives holds"
+    )
     supervised: Weight = Field(1.0, description="weight of the cross-entropy of the labels")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: labels count in inverse proportion to their frequency"
+    )
+    sampled_softmax_above: Annotated[int, Field(ge=1)] = Field(
+        10_000, description="classes above which a step looks at sampled_classes of them only"
+    )
+    sampled_classes: Annotated[int, Field(ge=1)] = Field(
+        1_000, description="classes a step that are drawn beside those of its labels"
+    )
     graph_regularization: Weight = Field(
-        0.1, description="weight of the distance between neighbours' embeddings"
+        0.1, description="weight of the distance between neighbours"
+    )
+    regularized: Literal["embedding", "logits", "probabilities"] = Field(
+        "embedding", description="what of two neighbours is compared in graph_regularization"
+    )
+    distance: Literal["l1", "l2", "cosine", "kl_divergence", "jensen_shannon_divergence"] = Field(
+        "l2",
+        description="between neighbours in graph_regularization; l2 is squared; the divergences "
+        "are of probabilities",
+    )
+    graph_loss_normalization: Literal["readout", "nonzero", "weighted_mean"] = Field(
+        "readout",
+        description="an image's distances over its weighted degree, then the mean of the images; "
+        "or the sum of all weighted distances over the number of edges, or over their weights",
+    )
+    graph_loss_over: Literal["all", "connected"] = Field(
+        "all", description="images of that mean: all, those without neighbours at 0; or the others"
     )
     edge_contrast: Weight = Field(
         0.5, description="weight of telling neighbours from the other images of the batch"
     )
     text_contrast: Weight = Field(
         1.0, description="weight of telling an image's texts from those of the other images"
-    )
-    distance: Literal["l1", "l2", "cosine"] = Field(
-        "l2", description="between neighbours in graph_regularization; l2 is squared"
     )
     augmentation: Literal["none", "mirror", "turn"] = Field(
         "mirror",

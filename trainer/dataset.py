@@ -5,7 +5,7 @@ inside `call`, because only this shape survives what Keras and tf.distribute do 
 
     content          [batch, side, side, 3] uint8, or [batch, feature_dim] float32 (scaled)
     neighbor_content [batch, n, ...]         the neighbours of this step; zeros = none
-    neighbor_weight  [batch, n] float32      0 = none; see `_draw_neighbors`
+    neighbor_weight  [batch, n] float32      0 = none; see `draw_neighbors`
     id               [batch] int64           hash of the image id, never 0
     neighbor_id      [batch, n] int64        0 = none
     graph_id         [batch, k] int64        all neighbours in the file; 0 = none
@@ -17,10 +17,16 @@ inside `call`, because only this shape survives what Keras and tf.distribute do 
     tokens           [batch, words] int64    of one text of the seed; -1 = padding
     text_id          [batch] int64           that text as a bag of words; 0 = the seed has no text
     seed_text_id     [batch, t] int64        all texts of the seed; 0 = padding
+    graph_senders, graph_receivers
+                     [batch, E] int64        edges among the nodes of an example, where asked for:
+                                             0 = the seed, i + 1 = neighbour i of this step; those
+                                             of other nodes are left out; -1 = padding
+    graph_weights    [batch, E] float32      theirs, as the graph has them; 0 = padding
 
-The order of the examples depends on (seed, epoch) alone, draws on (seed, step). Every dataset knows
-its number of batches: with an unknown one, Keras runs a step on no data at the end of each epoch,
-and metrics come out wrong.
+The order of the examples depends on (seed, epoch) alone, draws on (seed, step, row): a dataset that
+begins at a later step, or that holds a worker's share of the rows, gives what the whole one gives
+there. Every dataset knows its number of batches: with an unknown one, Keras runs a step on no data
+at the end of each epoch, and metrics come out wrong.
 """
 
 from __future__ import annotations
@@ -29,11 +35,11 @@ import tensorflow as tf
 
 from pipeline import schema
 from trainer import parsing
+from trainer.draws import ORDER_SALT, Draws, draw_neighbors, draw_text
 from trainer.example_files import TRAIN, ExampleFiles
 from trainer.transform import Transform
 
 Batch = dict[str, tf.Tensor]
-_NEIGHBOR_SALT, _TEXT_SALT, _ORDER_SALT = 1, 2, 3  # keep the draws of one number apart
 _FILES_AT_ONCE = 16
 
 
@@ -46,28 +52,84 @@ def training_batches(
     epochs: int,
     seed: int,
     shuffle_buffer: int,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    edges: bool = False,
 ) -> tf.data.Dataset:
-    """All batches of all epochs, `steps_per_epoch` to an epoch.
+    """The batches of all epochs from `start_step` on, `steps_per_epoch` to an epoch.
 
     Each epoch holds every example once, in another order; its last batch may be smaller. Made twice
-    with the same seed, it gives the same batches.
+    with the same seed, it gives the same batches. Those before start_step are read, but neither
+    parsed nor decoded, and of whole epochs not even that.
+
+    shard: (index, count) of a replica: of every batch it has the rows index, index + count …, so
+    that all replicas together see the batches of one. Where the last batch of an epoch has fewer
+    rows than there are replicas, those left over get a batch of 0 rows, which batch normalization
+    would make no number of: whoever runs the step sees to it.
     """
+    steps = steps_per_epoch(examples, TRAIN, batch_size)
+    index, count = shard
 
     @tf.autograph.experimental.do_not_convert
     def to_batch(step: tf.Tensor, serialized: tf.Tensor) -> Batch:
-        draw = tf.stack([tf.constant(seed, tf.int64), step])
+        size = tf.size(serialized)
+        rows = tf.range(tf.minimum(index, size), size, count)
+        draws = Draws(tf.stack([tf.constant(seed, tf.int64), step]), size, rows)
         return _to_batch(
-            serialized, examples, transform, min(neighbors, examples.spec.neighbors), draw
+            tf.gather(serialized, rows), examples, transform, neighbors, draws, edges=edges
         )
+
+    serialized = _serialized_batches(
+        examples,
+        start_step=start_step,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle_buffer=shuffle_buffer,
+    )
+    batches = serialized.enumerate(start_step).map(
+        to_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    return _known(batches, epochs * steps - start_step)
+
+
+def image_ids(
+    examples: ExampleFiles, *, step: int, batch_size: int, seed: int, shuffle_buffer: int
+) -> list[str]:
+    """The ids of the seeds of one step of `training_batches`, as the catalog has them."""
+    epoch = step // steps_per_epoch(examples, TRAIN, batch_size)
+    serialized = _serialized_batches(
+        examples,
+        start_step=step,
+        epochs=epoch + 1,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle_buffer=shuffle_buffer,
+    )
+    parsed = parsing.parse(next(iter(serialized)), [schema.IMAGE_ID])
+    return [one.decode() for one in parsed[schema.IMAGE_ID.name].numpy()]
+
+
+def _serialized_batches(
+    examples: ExampleFiles,
+    *,
+    start_step: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    shuffle_buffer: int,
+) -> tf.data.Dataset:
+    """[batch] string each, from a step on, as they are in the files."""
+    epoch, skipped = divmod(start_step, steps_per_epoch(examples, TRAIN, batch_size))
 
     @tf.autograph.experimental.do_not_convert
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        draw = _salted(tf.stack([tf.constant(seed, tf.int64), epoch]), _ORDER_SALT)
+        draw = tf.random.experimental.stateless_fold_in(
+            tf.stack([tf.constant(seed, tf.int64), epoch]), ORDER_SALT
+        )
         return _shuffled(examples, draw, shuffle_buffer).rebatch(batch_size)
 
-    batches = tf.data.Dataset.range(epochs).flat_map(epoch_batches).enumerate()
-    batches = batches.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _known(batches, epochs * steps_per_epoch(examples, TRAIN, batch_size))
+    return tf.data.Dataset.range(epoch, epochs).flat_map(epoch_batches).skip(skipped)
 
 
 def _shuffled(examples: ExampleFiles, draw: tf.Tensor, buffer: int) -> tf.data.Dataset:
@@ -97,7 +159,13 @@ def _shuffled(examples: ExampleFiles, draw: tf.Tensor, buffer: int) -> tf.data.D
 
 
 def evaluation_batches(
-    examples: ExampleFiles, transform: Transform, split: str, *, batch_size: int, neighbors: int
+    examples: ExampleFiles,
+    transform: Transform,
+    split: str,
+    *,
+    batch_size: int,
+    neighbors: int,
+    edges: bool = False,
 ) -> tf.data.Dataset:
     """Every example of a split once, in the order of the files, with its strongest neighbours.
 
@@ -106,9 +174,7 @@ def evaluation_batches(
 
     @tf.autograph.experimental.do_not_convert
     def to_batch(serialized: tf.Tensor) -> Batch:
-        return _to_batch(
-            serialized, examples, transform, min(neighbors, examples.spec.neighbors), None
-        )
+        return _to_batch(serialized, examples, transform, neighbors, None, edges=edges)
 
     records = tf.data.TFRecordDataset(
         tf.constant(examples.files(split), tf.string), compression_type=examples.compression
@@ -132,28 +198,64 @@ def _to_batch(
     examples: ExampleFiles,
     transform: Transform,
     neighbors: int,
-    draw: tf.Tensor | None,
+    draws: Draws | None,
+    *,
+    edges: bool,
 ) -> Batch:
-    """[batch] serialized examples -> a batch. draw: [2] int64, seeds the draws; None: no draws."""
-    parsed = parsing.parse(serialized, parsing.read_features(examples.spec))
+    """[batch] serialized examples -> a batch. draws: None: the strongest, nothing is drawn."""
+    parsed = parsing.parse(serialized, parsing.read_features(examples.spec, edges=edges))
     near = parsing.stack_neighbors(parsed, examples)
-    weights, chosen = _draw_neighbors(
-        near[parsing.WEIGHT], neighbors, _salted(draw, _NEIGHBOR_SALT)
-    )
-    graph_id = tf.where(near[parsing.WEIGHT] > 0, _hash(near[schema.IMAGE_ID.name]), 0)
-    content = schema.content_feature(examples.spec.feature_dim).name
+    neighbors = min(neighbors, examples.spec.neighbors)
+    weights, chosen = draw_neighbors(near[parsing.WEIGHT], neighbors, draws)
+    seed_id = parsing.hash_ids(parsed[schema.IMAGE_ID.name])
+    graph_id = tf.where(near[parsing.WEIGHT] > 0, parsing.hash_ids(near[schema.IMAGE_ID.name]), 0)
     drawn = {name: _pick(values, chosen) for name, values in near.items()}
-    present = weights > 0
+    neighbor_id = _pick(graph_id, chosen)
+    name = schema.content_feature(examples.spec.feature_dim).name
+    content, neighbor_content = parsing.decode_nodes(
+        parsed[name],
+        drawn[name],
+        seed_ids=seed_id,
+        neighbor_ids=neighbor_id,
+        examples=examples,
+    )
     return {
-        "content": parsing.decode(parsed[content], examples),
-        "neighbor_content": parsing.decode_present(drawn[content], present, examples),
+        "content": content,
+        "neighbor_content": neighbor_content,
         "neighbor_weight": weights,
-        "id": _hash(parsed[schema.IMAGE_ID.name]),
-        "neighbor_id": _pick(graph_id, chosen),
+        "id": seed_id,
+        "neighbor_id": neighbor_id,
         "graph_id": graph_id,
-        **_labels(parsed, drawn, present, multi_label=examples.spec.multi_label),
-        **_texts(parsed, transform, _salted(draw, _TEXT_SALT)),
+        **_labels(parsed, drawn, weights > 0, multi_label=examples.spec.multi_label),
+        **_texts(parsed, transform, draws),
+        **(_edges(parsed, tf.where(weights > 0, chosen, -1)) if edges else {}),
     }
+
+
+def _edges(parsed: parsing.Parsed, chosen: tf.Tensor) -> Batch:
+    """The edges whose two ends are in the batch. chosen: [batch, n] int32, -1 = none."""
+    senders, receivers, weights = (f.name for f in parsing.EDGE_FEATURES)
+    if senders not in parsed:  # examples without any slot for a neighbour
+        none = tf.zeros([tf.shape(chosen)[0], 0], tf.int64)
+        return {senders: none, receivers: none, weights: tf.cast(none, tf.float32)}
+    ends = [_node_of(parsed[name], chosen) for name in (senders, receivers)]
+    kept = (ends[0] >= 0) & (ends[1] >= 0)
+    values = {senders: ends[0], receivers: ends[1], weights: parsed[weights]}
+    padding = {senders: -1, receivers: -1, weights: 0.0}
+    return {
+        name: tf.ragged.boolean_mask(found, kept).to_tensor(padding[name])
+        for name, found in values.items()
+    }
+
+
+def _node_of(numbers: tf.RaggedTensor, chosen: tf.Tensor) -> tf.RaggedTensor:
+    """Numbers of nodes in the file -> in the batch: 0 the seed, i + 1 chosen[i], -1 not there."""
+    flat = numbers.flat_values
+    of_row = tf.gather(tf.cast(chosen, tf.int64), numbers.value_rowids())  # [edges, n]
+    nodes = tf.concat([tf.zeros_like(flat)[:, None], of_row + 1], axis=1)
+    found = (nodes == flat[:, None]) & tf.pad(of_row >= 0, [[0, 0], [1, 0]], constant_values=True)
+    at = tf.where(tf.reduce_any(found, axis=1), tf.argmax(tf.cast(found, tf.int32), axis=1), -1)
+    return numbers.with_flat_values(at)
 
 
 def _labels(
@@ -173,60 +275,22 @@ def _labels(
     return found
 
 
-def _salted(draw: tf.Tensor | None, salt: int) -> tf.Tensor | None:
-    return None if draw is None else tf.random.experimental.stateless_fold_in(draw, salt)
-
-
-def _gumbel(shape: tf.Tensor, draw: tf.Tensor | None) -> tf.Tensor:
-    """Noise that makes the greatest ln(weight) a draw by weight; zeros where nothing is drawn."""
-    if draw is None:
-        return tf.zeros(shape)
-    uniform = tf.random.stateless_uniform(shape, draw, minval=1e-20)
-    return -tf.math.log(-tf.math.log(uniform))
-
-
-def _draw_neighbors(
-    weights: tf.Tensor, number: int, draw: tf.Tensor | None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Weights and positions [batch, number] of neighbours drawn by weight, without replacement.
-
-    weights [batch, K]. Drawn ones have weight 1, since their weight has spoken in the draw; where
-    all K are taken, or the strongest without a draw, they keep their weights. 0 = none.
-    """
-    score = tf.where(weights > 0, tf.math.log(weights), float("-inf"))
-    order = tf.math.top_k(score + _gumbel(tf.shape(weights), draw), number).indices
-    taken = tf.gather(weights, order, batch_dims=1)
-    if draw is not None and number < weights.shape[1]:
-        taken = tf.cast(taken > 0, tf.float32)
-    return tf.maximum(taken, 0.0), order
-
-
 def _pick(values: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
     """[batch, K, ...], [batch, n] -> [batch, n, ...]."""
     return tf.gather(values, chosen, batch_dims=1)
 
 
-def _hash(texts: tf.Tensor) -> tf.Tensor:
-    """Strings -> int64 in [1, 2^62]: 0 is free to mean "none"."""
-    return tf.strings.to_hash_bucket_fast(texts, 2**62) + 1
-
-
-def _texts(parsed: Batch, transform: Transform, draw: tf.Tensor | None) -> Batch:
+def _texts(parsed: Batch, transform: Transform, draws: Draws | None) -> Batch:
     """One text a seed, drawn by weight, as tokens; and what tells texts apart.
 
     Texts are the same when they hold the same words, in whatever order: the text tower cannot tell
     more. A text's id is a hash of its bag of words.
     """
-    texts, weights = parsed[schema.TEXT.name], parsed[schema.TEXT_WEIGHT.name]
+    texts = parsed[schema.TEXT.name]
     tokens = transform.tokens(texts.flat_values)
-    word_ids = tokens.with_flat_values(_hash(tf.strings.as_string(tokens.flat_values)))
+    word_ids = tokens.with_flat_values(parsing.hash_ids(tf.strings.as_string(tokens.flat_values)))
     bags = tf.reduce_sum(word_ids, axis=1) | 1  # sums wrap around; odd, so never 0
-    score = tf.math.log(weights.flat_values)
-    score = texts.with_flat_values(score + _gumbel(tf.shape(score), draw))
-    any_text = tf.pad(
-        score.to_tensor(float("-inf")), [[0, 0], [0, 1]], constant_values=float("-inf")
-    )
-    place = texts.row_starts() + tf.argmax(any_text, axis=1)
+    place = texts.row_starts() + draw_text(parsed[schema.TEXT_WEIGHT.name], draws)
     has_text = texts.row_lengths() > 0
     drawn = tf.gather(tokens, tf.boolean_mask(place, has_text))
     lengths = tf.scatter_nd(tf.where(has_text), drawn.row_lengths(), tf.shape(has_text, tf.int64))

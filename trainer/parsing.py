@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline import schema
+from trainer.distinct import first_of_each
 from trainer.example_files import ExampleFiles
 
 Parsed = dict[str, tf.Tensor | tf.RaggedTensor]
@@ -20,8 +21,7 @@ WEIGHT = "weight"  # of a neighbour, among the names of its features
 _DTYPES = {"bytes": tf.string, "int64": tf.int64, "float32": tf.float32}
 # What stands where there is no value.
 _NOTHING: dict[str, bytes | int | float] = {"bytes": b"", "int64": schema.NO_LABEL, "float32": 0.0}
-# The edges among neighbours are for other readers.
-_UNREAD = {schema.GRAPH_SENDERS, schema.GRAPH_RECEIVERS, schema.GRAPH_WEIGHTS}
+EDGE_FEATURES = (schema.GRAPH_SENDERS, schema.GRAPH_RECEIVERS, schema.GRAPH_WEIGHTS)
 
 
 def parse(serialized: tf.Tensor, features: Sequence[schema.Feature]) -> Parsed:
@@ -40,51 +40,73 @@ def _parser(feature: schema.Feature) -> Any:
     return tf.io.FixedLenFeature(feature.shape, dtype, default)
 
 
-def read_features(spec: schema.ExampleSpec) -> list[schema.Feature]:
-    """The features that training reads."""
-    return [feature for feature in spec.features() if feature not in _UNREAD]
+def read_features(spec: schema.ExampleSpec, *, edges: bool = False) -> list[schema.Feature]:
+    """The features that training reads; those of the edges among neighbours where asked for."""
+    return [feature for feature in spec.features() if edges or feature not in EDGE_FEATURES]
 
 
-def stack_neighbors(parsed: Parsed, examples: ExampleFiles) -> Parsed:
+def star_features(spec: schema.ExampleSpec) -> list[schema.Feature]:
+    """The ids of seeds and of their neighbours, and the weights of these: no content."""
+    name = schema.IMAGE_ID.name
+    names = {name, schema.COMPACT_PREFIX + name, schema.COMPACT_WEIGHTS.name}
+    for index in range(spec.neighbors):
+        names |= {schema.neighbor_feature(index, name), schema.neighbor_weight(index).name}
+    return [feature for feature in spec.features() if feature.name in names]
+
+
+def hash_ids(texts: tf.Tensor) -> tf.Tensor:
+    """Strings -> int64 in [1, 2^62]: 0 is free to mean "none"."""
+    return tf.strings.to_hash_bucket_fast(texts, 2**62) + 1
+
+
+def stack_neighbors(
+    parsed: Parsed, examples: ExampleFiles, parts: Sequence[schema.Feature] | None = None
+) -> Parsed:
     """All K neighbours: {name of a node's feature: [batch, K, ...]}, and their WEIGHT.
 
     What a neighbour does not have, and neighbours that there are not, are filled up: weights with
-    0, labels with -1, `labels` [batch, K, L] too, content and ids with nothing.
+    0, labels with -1, `labels` [batch, K, L] too, content and ids with nothing. parts: the node's
+    features; None: all.
     """
+    parts = examples.spec.node_features() if parts is None else parts
     if not examples.spec.neighbors:
-        return _no_neighbors(tf.shape(parsed[schema.IMAGE_ID.name])[0], examples.spec)
-    return (_stack_nsl if examples.spec.layout == "nsl" else _stack_compact)(parsed, examples)
+        return _no_neighbors(tf.shape(parsed[schema.IMAGE_ID.name])[0], parts)
+    stack = _stack_nsl if examples.spec.layout == "nsl" else _stack_compact
+    return stack(parsed, examples, parts)
 
 
-def _no_neighbors(batch: tf.Tensor, spec: schema.ExampleSpec) -> Parsed:
-    parts = {part.name: (part.dtype, part.shape) for part in spec.node_features()}
-    shapes = {WEIGHT: ("float32", ()), **parts}
+def _no_neighbors(batch: tf.Tensor, parts: Sequence[schema.Feature]) -> Parsed:
+    shapes = {
+        WEIGHT: ("float32", ()),
+        **{part.name: (part.dtype, part.shape) for part in parts},
+    }
     return {
         name: tf.zeros([batch, 0, *(0 if size is None else size for size in shape)], _DTYPES[dtype])
         for name, (dtype, shape) in shapes.items()
     }
 
 
-def _stack_nsl(parsed: Parsed, examples: ExampleFiles) -> Parsed:
+def _stack_nsl(parsed: Parsed, examples: ExampleFiles, parts: Sequence[schema.Feature]) -> Parsed:
     numbers = range(examples.spec.neighbors)
     stacked = {
         part.name: tf.stack(
             [parsed[schema.neighbor_feature(i, part.name)] for i in numbers], axis=1
         )
-        for part in examples.spec.node_features()
+        for part in parts
     }
-    if examples.spec.multi_label:
+    if schema.LABELS.name in stacked:
         stacked[schema.LABELS.name] = stacked[schema.LABELS.name].to_tensor(schema.NO_LABEL)
     weights = [parsed[schema.neighbor_weight(i).name] for i in numbers]
     return {WEIGHT: tf.stack(weights, axis=1), **stacked}
 
 
-def _stack_compact(parsed: Parsed, examples: ExampleFiles) -> Parsed:
+def _stack_compact(
+    parsed: Parsed, examples: ExampleFiles, parts: Sequence[schema.Feature]
+) -> Parsed:
     slots = examples.spec.neighbors
-    parts = {p.name: _compact_part(parsed, p, examples) for p in examples.spec.node_features()}
     return {
         WEIGHT: parsed[schema.COMPACT_WEIGHTS.name].to_tensor(0.0, shape=[None, slots]),
-        **parts,
+        **{part.name: _compact_part(parsed, part, examples) for part in parts},
     }
 
 
@@ -130,11 +152,30 @@ def _decoder(shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
     return decode_one
 
 
-def decode_present(content: tf.Tensor, present: tf.Tensor, examples: ExampleFiles) -> tf.Tensor:
-    """[batch, n, ...] content of neighbours, decoded where `present`, zeros elsewhere."""
+def decode_nodes(
+    seeds: tf.Tensor,
+    neighbors: tf.Tensor,
+    *,
+    seed_ids: tf.Tensor,
+    neighbor_ids: tf.Tensor,
+    examples: ExampleFiles,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Contents of seeds [batch, ...] and neighbours [batch, n, ...], decoded; zeros = none.
+
+    seed_ids [batch], neighbor_ids [batch, n] int64, 0 = none. A picture that stands more than once
+    in the batch is decoded once.
+    """
+    present = neighbor_ids != 0
     if examples.spec.feature_dim is not None:
-        return tf.where(present[:, :, None], content, 0.0)
-    decoded = decode(tf.boolean_mask(content, present), examples)
+        return seeds, tf.where(present[:, :, None], neighbors, 0.0)
+    first, place = first_of_each(
+        tf.concat([seed_ids, tf.boolean_mask(neighbor_ids, present)], axis=0)
+    )
+    content = tf.concat([seeds, tf.boolean_mask(neighbors, present)], axis=0)
+    decoded = tf.gather(decode(tf.gather(content, first), examples), place)
+    batch = tf.shape(seeds)[0]
     shape = tf.concat([tf.shape(present, tf.int64), examples.content_shape], axis=0)
-    spread = tf.scatter_nd(tf.where(present), decoded, shape)
-    return tf.ensure_shape(spread, [None, content.shape[1], *examples.content_shape])
+    spread = tf.scatter_nd(tf.where(present), decoded[batch:], shape)
+    return decoded[:batch], tf.ensure_shape(
+        spread, [None, neighbors.shape[1], *examples.content_shape]
+    )

@@ -1,7 +1,8 @@
 """The served model: pictures, features and texts as the outside has them in, embeddings out.
 
 It carries its own preparation (decoding, scaling, words), with the vocabularies inside its folder,
-so that the folder is all that serving needs and may be moved.
+so that the folder is all that serving needs and may be moved. A graph network sees each image as a
+graph of one node: a new image has no neighbours yet.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class ServedModel(tf.Module):
         # The parts alone: a whole Keras model would bring its optimizer along.
         self._image_tower = model.image_tower
         self._text_tower = model.text_tower
+        self._graph_tower = model.graph_tower
         self._class_head = model.class_head
-        self._activation = tf.nn.sigmoid if model.multi_label else tf.nn.softmax
+        self._activation = model.activation
         self._transform = transform
         self._size = examples.image_size
         self.functions = self._functions(examples.spec.feature_dim)
@@ -67,6 +69,8 @@ class ServedModel(tf.Module):
 
     def _outputs(self, content: tf.Tensor) -> dict[str, tf.Tensor]:
         embeddings = self._image_tower(content, training=False)
+        if self._graph_tower is not None:
+            embeddings = self._graph_tower.isolated(embeddings)
         outputs = {schema.EMBEDDING_OUTPUT: embeddings}
         if self._class_head is not None:
             logits = self._class_head(embeddings)

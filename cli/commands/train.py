@@ -23,8 +23,11 @@ def train(
 ) -> None:
     """Fits the embedding, then exports.
 
-    Reads the examples that `imgembed build-graph --images` wrote. Progress can be watched with
-    TensorBoard in the run directory's model folder.
+    Reads the examples that `imgembed build-graph --images` wrote. A training that was stopped or
+    killed goes on from its last checkpoint when the command is given again, to the very weights of
+    one that ran through; with --force it begins anew. All GPUs of the machine train together, and
+    so do several machines, where each is given the command with its TF_CONFIG. Progress can be
+    watched with TensorBoard in the run directory's model folder.
     """
     from cli.command import stages
 
@@ -35,6 +38,9 @@ def train(
         force=force,
         **common,
     ) as command:
-        command.show(command.stages.train())
+        version = command.stages.train()
+        if version is None:  # one of several workers, of which the chief does the rest
+            return
+        command.show(version)
         if not no_export:
             command.show(command.stages.export())

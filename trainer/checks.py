@@ -1,0 +1,111 @@
+"""What cannot be trained, found before the first step: settings that do not fit the examples.
+
+A setting that was given asks for what it says; a default only for what there is.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from pipeline import schema
+from pipeline.errors import ConfigError, ImgembedError
+from trainer.config import ModelConfig, TrainingConfig
+from trainer.example_files import TRAIN, ExampleFiles
+from trainer.model import TERMS
+
+_NEIGHBOR_TERMS = ("graph_regularization", "edge_contrast")
+
+
+def check(
+    files: ExampleFiles, model: ModelConfig, training: TrainingConfig, image_size: int | None = None
+) -> None:
+    """ImgembedError where there is nothing to learn, or nothing to learn it from.
+
+    image_size: that of the configuration, where it was given; None: that of the examples.
+    """
+    _check_records(files)
+    _check_image_size(files, image_size)
+    _check_neighbors(files, model, training)
+    _check_labels(files, training)
+    _check_terms(files, training)
+
+
+def _check_records(files: ExampleFiles) -> None:
+    if files.records(TRAIN) == 0:
+        total = sum(files.records(split) for split in schema.SPLITS)
+        raise ImgembedError(
+            f"{files.version.path}: no example is in the training split, of {total} in all; "
+            "raise examples.split.train, or check the catalog's column 'split'"
+        )
+
+
+def _check_image_size(files: ExampleFiles, image_size: int | None) -> None:
+    if image_size is None or files.image_size is None or image_size == files.image_size:
+        return
+    raise ConfigError(
+        f"images.image_size: {image_size}, but the pictures of {files.version.path} have "
+        f"{files.image_size} pixels a side; make the stage anew with: "
+        f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}"
+    )
+
+
+def _check_neighbors(files: ExampleFiles, model: ModelConfig, training: TrainingConfig) -> None:
+    asked = [f"training.{term}" for term in _NEIGHBOR_TERMS if _is_asked(training, term)]
+    if model.graph_network != "none":
+        asked.insert(0, "model.graph_network")
+    if not asked:
+        return
+    if files.spec.neighbors == 0 or files.with_neighbors == 0:
+        found = "without slots for them" if files.spec.neighbors == 0 else "none of which has any"
+        raise ConfigError(
+            f"{asked[0]}: wants neighbours, but the examples in {files.version.path} were written "
+            f"{found}; raise examples.neighbors or add sessions, and make the stage anew with: "
+            f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}"
+        )
+    if training.neighbors == 0:
+        raise ConfigError(
+            f"{asked[0]}: wants neighbours, but training.neighbors is 0; raise it to 1 or more"
+        )
+
+
+def _check_labels(files: ExampleFiles, training: TrainingConfig) -> None:
+    if not _is_asked(training, "supervised"):
+        return
+    path = files.version.path
+    if files.labelled == 0:
+        raise ConfigError(
+            f"training.supervised: {training.supervised:g}, but no example of the training split "
+            f"in {path} has a label; add labels to the catalog, or leave the setting out"
+        )
+    if len(files.classes) == 1:
+        raise ConfigError(
+            f"training.supervised: {training.supervised:g}, but all {files.labelled} labels in "
+            f"{path} are {files.classes[0]!r}: there is nothing to tell apart; add images of "
+            "another class, or leave the setting out"
+        )
+
+
+def _check_terms(files: ExampleFiles, training: TrainingConfig) -> None:
+    if not any(getattr(training, term) for term in TERMS):
+        raise ImgembedError(
+            f"training: {', '.join(TERMS)} are all 0, so there is nothing to learn; raise one"
+        )
+    edges = files.with_neighbors > 0 and training.neighbors > 0
+    there = {
+        "supervised": files.labelled > 0,
+        "graph_regularization": edges,
+        "edge_contrast": edges,
+        "text_contrast": files.texts > 0,
+    }
+    if not any(there[term] and getattr(training, term) for term in TERMS):
+        raise ImgembedError(
+            f"{files.version.path}: nothing to learn from: there are {files.labelled} labels and "
+            f"{files.texts} texts in the training split and {files.with_neighbors} images with "
+            "neighbours, but 'training' uses none of these; add labels, texts or sessions, or "
+            "raise the weight of a term under 'training'"
+        )
+
+
+def _is_asked(settings: BaseModel, name: str) -> bool:
+    """Whether a weight was given, and is not 0."""
+    return name in settings.model_fields_set and bool(getattr(settings, name))
