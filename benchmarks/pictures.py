@@ -47,6 +47,7 @@ SHARES = (0.01, 0.05, 0.10)
 SESSION_LENGTH = 4
 IMAGE_SIZE = 32
 BATCH_SIZE = 64
+FILTERS = [8, 16, 64]  # narrower than any size of the configuration: there are many trainings
 JOBS = 2  # trainings at once, each with one thread
 # archive, column of the label, name of the split of unseen pictures
 SETS = {
@@ -57,10 +58,13 @@ SETS = {
 ALONE = {"graph_regularization": 0.0, "edge_contrast": 0.0, "neighbors": 0}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "supervised": ({}, ALONE),
-    "+ graph regularization": ({}, {**ALONE, "neighbors": 1, "graph_regularization": 1.0}),
+    "+ graph regularization": (
+        {},
+        {**ALONE, "neighbors": 1, "graph_regularization": 1.0, "regularized": "probabilities"},
+    ),
     "+ contrastive": ({}, {**ALONE, "neighbors": 1, "edge_contrast": 1.0}),
-    "GCN": ({"graph_network": "gcn"}, {**ALONE, "neighbors": 3}),
-    "message passing": ({"graph_network": "message_passing"}, {**ALONE, "neighbors": 3}),
+    "GCN": ({"graph_network": "gcn"}, {**ALONE, "neighbors": 2}),
+    "message passing": ({"graph_network": "message_passing"}, {**ALONE, "neighbors": 2}),
 }
 METRICS = ("accuracy", "connected", "map_at_r")
 
@@ -199,7 +203,7 @@ class Runs:
 
         self.work, self.name = work, name
         of_model, of_training = METHODS[method]
-        self.model = ModelConfig(size="tiny", **of_model)
+        self.model = ModelConfig(size="tiny", image_filters=FILTERS, **of_model)
         self.training = TrainingConfig(
             epochs=epochs,
             batch_size=BATCH_SIZE,

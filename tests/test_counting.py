@@ -14,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import schema
-from pipeline.columnar import TableCoder
 from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, RunnerConfig
 from pipeline.errors import ImgembedError
 from pipeline.graph import clicks, count, holdout, names, queries, shares, strength
@@ -23,6 +22,7 @@ from pipeline.graph.counting import Layout
 from pipeline.graph.edges import counts_table
 from pipeline.graph.images import IMAGE_COUNTS, IMAGE_SCHEMA, join, merge_images
 from pipeline.ids import NAME_SCHEMA
+from pipeline.parcels import TableCoder
 from pipeline.runner import make_pipeline
 from pipeline.sessions.sessionize import Sessions, Visits, visits_of
 
