@@ -30,18 +30,24 @@ NSL_SEEDS = 5
 # What is tried for each row, and what is published: Kipf and Welling 2017, Bui et al. 2018 and the
 # errata of Stretcu et al. 2019.
 GRIDS: dict[str, tuple[str, list[Recipe]]] = {
-    "MLP": ("51.7", [Recipe("mlp", 128, dropout) for dropout in (0.5, 0.8)]),
-    # Dropout would make neighbours differ by chance, and the graph loss with them.
+    "MLP": ("51.7", [Recipe("mlp", 128, dropout) for dropout in (0.0, 0.5, 0.8)]),
     "MLP + graph regularization": (
         "77.7",
-        [Recipe("mlp", 128, 0.0, multiplier) for multiplier in (3.0, 10.0, 30.0)],
+        [
+            Recipe("mlp", 128, dropout, multiplier)
+            for dropout in (0.0, 0.5)
+            for multiplier in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+        ],
     ),
-    "GCN": ("80.9 to 81.5", [Recipe("gcn", 16, 0.5), Recipe("gcn", 32, 0.8)]),
+    "GCN": (
+        "80.9 to 81.5",
+        [Recipe("gcn", hidden, dropout) for hidden in (16, 32, 64) for dropout in (0.5, 0.8)],
+    ),
     "GCN + graph regularization": (
         "81.4",
-        [Recipe("gcn", 32, 0.8, multiplier) for multiplier in (0.1, 0.3)],
+        [Recipe("gcn", 32, 0.8, multiplier) for multiplier in (0.03, 0.1, 0.3, 1.0, 3.0)],
     ),
-    "CommNet, two blocks": ("", [Recipe("comm_net", 64, 0.8)]),
+    "CommNet, two blocks": ("", [Recipe("comm_net", hidden, 0.8) for hidden in (16, 64)]),
 }
 
 
