@@ -279,7 +279,7 @@ class Stages:
                     out=new,
                     checkpoints=checkpoints,
                     restart=self.force,
-                    image_size=_given(config.images, "image_size"),
+                    image_size=_changed(config.images, "image_size"),
                     worker=worker,
                     listener=listener,
                 )
@@ -417,9 +417,10 @@ class Stages:
             )
 
 
-def _given(settings: Section, name: str) -> Any:
-    """A setting that the configuration names; None where it is left to its default."""
-    return getattr(settings, name) if name in settings.model_fields_set else None
+def _changed(settings: Section, name: str) -> Any:
+    """A setting that is not its default; None where it is."""
+    value = getattr(settings, name)
+    return None if value == type(settings).model_fields[name].default else value
 
 
 def _where_it_stopped(stopped: Interrupted) -> str:

@@ -11,7 +11,9 @@ from tiny_examples import Form
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ConfigError, ImgembedError
+from trainer.checks import check
 from trainer.config import ModelConfig, TrainingConfig
+from trainer.example_files import ExampleFiles
 from trainer.fit import train
 from trainer.progress import Listener, Pace
 
@@ -103,8 +105,15 @@ def test_labels_that_are_not_there(pictures: Version, tmp_path: Path) -> None:
 
 
 def test_labels_of_one_class(pictures: Version, tmp_path: Path) -> None:
-    line = says(with_manifest(pictures, classes=["cat"]), tmp_path, supervised=1.0)
+    line = says(with_manifest(pictures, classes=["cat"]), tmp_path)
     assert "are 'cat': there is nothing to tell apart" in line
+
+
+def test_defaults_ask_for_nothing_even_where_they_are_written_out(bare: Version) -> None:
+    unlabelled = with_manifest(bare, labelled=dict.fromkeys(schema.SPLITS, 0), classes=[])
+    written_out = TrainingConfig(**TrainingConfig().model_dump())
+    assert written_out.model_fields_set == set(TrainingConfig.model_fields)
+    check(ExampleFiles.open(unlabelled), ModelConfig(), written_out)
 
 
 def test_pictures_of_another_size(pictures: Version, tmp_path: Path) -> None:

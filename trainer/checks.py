@@ -1,11 +1,10 @@
 """What cannot be trained, found before the first step: settings that do not fit the examples.
 
-A setting that was given asks for what it says; a default only for what there is.
+A setting other than its default asks for what it says; a default only for what there is, even where
+it is written out, as in the file that `imgembed init` makes.
 """
 
 from __future__ import annotations
-
-from pydantic import BaseModel
 
 from pipeline import schema
 from pipeline.errors import ConfigError, ImgembedError
@@ -69,19 +68,17 @@ def _check_neighbors(files: ExampleFiles, model: ModelConfig, training: Training
 
 
 def _check_labels(files: ExampleFiles, training: TrainingConfig) -> None:
-    if not _is_asked(training, "supervised"):
-        return
     path = files.version.path
-    if files.labelled == 0:
+    if files.labelled == 0 and _is_asked(training, "supervised"):
         raise ConfigError(
             f"training.supervised: {training.supervised:g}, but no example of the training split "
             f"in {path} has a label; add labels to the catalog, or leave the setting out"
         )
-    if len(files.classes) == 1:
+    if files.labelled and len(files.classes) == 1 and training.supervised:
         raise ConfigError(
             f"training.supervised: {training.supervised:g}, but all {files.labelled} labels in "
             f"{path} are {files.classes[0]!r}: there is nothing to tell apart; add images of "
-            "another class, or leave the setting out"
+            "another class, or set it to 0"
         )
 
 
@@ -106,6 +103,7 @@ def _check_terms(files: ExampleFiles, training: TrainingConfig) -> None:
         )
 
 
-def _is_asked(settings: BaseModel, name: str) -> bool:
-    """Whether a weight was given, and is not 0."""
-    return name in settings.model_fields_set and bool(getattr(settings, name))
+def _is_asked(training: TrainingConfig, term: str) -> bool:
+    """Whether a term has a weight that is neither 0 nor the default."""
+    default = TrainingConfig.model_fields[term].default
+    return getattr(training, term) not in (0, default)
