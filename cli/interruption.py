@@ -8,14 +8,19 @@ from typing import Any
 
 import click
 
-_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+# The signals that ask a program to end, and what the line then begins with.
+ENDINGS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "hung up",
+}
 
 
 class Ended(click.ClickException):
     """What the program ends with then: a line, and 128 + the number of the signal."""
 
     def __init__(self, number: int, message: str) -> None:
-        super().__init__(f"{_WORDS[signal.Signals(number)]} {message}")
+        super().__init__(f"{ENDINGS[signal.Signals(number)]} {message}")
         self.exit_code = 128 + number  # type: ignore[misc]
 
 
@@ -31,7 +36,7 @@ class Deferred:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Deferred:
-        for number in _WORDS:
+        for number in ENDINGS:
             former = signal.getsignal(number)
             if callable(former):  # as cli.main sets it; others are left as they are
                 self._former[number] = former

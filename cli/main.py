@@ -25,15 +25,9 @@ from cli.commands.plan import plan
 from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
+from cli.interruption import ENDINGS
 from pipeline import storage
 from pipeline.errors import ConfigError, ImgembedError
-
-# The signals that ask a program to end, and what the line then begins with.
-_ENDINGS = {
-    signal.SIGINT: "interrupted",
-    signal.SIGTERM: "terminated",
-    signal.SIGHUP: "hung up",
-}
 
 COMMANDS = (build_graph, train, export, search, evaluate, sample, demo, init, plan, examples)
 
@@ -73,11 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     With 0, 1 (data or run), 2 (usage or configuration), or 128 + the number of the signal that
     ended it.
     """
-    for number in _ENDINGS:
+    for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` want it
             signal.signal(number, _stop)
     code = run(arguments)
-    for number in _ENDINGS:
+    for number in ENDINGS:
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_DFL)
     if _received:
@@ -114,7 +108,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _ended(number: int, *_: int) -> tuple[str, int]:
-    how = _ENDINGS[signal.Signals(number)]
+    how = ENDINGS[signal.Signals(number)]
     return f"{how}; nothing of the unfinished stage was kept", 128 + number
 
 

@@ -190,11 +190,12 @@ def test_what_is_wrong_is_one_line(demo, tmp_path):
     )
 
 
-def test_an_interrupted_training_is_one_line_and_leaves_no_half_version(demo):
+def test_an_interrupted_training_is_one_line_and_goes_on_when_it_is_asked_to(demo):
     folder, _, _ = demo
-    command = [str(PROGRAM), "train", "--run-dir", "imgembed-demo/run", "--force"]
+    command = ["train", "--no-export", "--run-dir", "imgembed-demo/run"]
+    command += ["--set", "training.epochs=4"]
     process = subprocess.Popen(
-        command,
+        [str(PROGRAM), *command],
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
@@ -208,8 +209,16 @@ def test_an_interrupted_training_is_one_line_and_leaves_no_half_version(demo):
             break
     rest = list(lines)
     assert process.wait() == 130
-    assert rest[-1] == "imgembed: interrupted; nothing of the unfinished stage was kept\n"
-    assert sorted(os.listdir(folder / "imgembed-demo" / "run" / "model")) == ["CURRENT", "v0001"]
+    stopped = re.fullmatch(
+        r"imgembed: interrupted at step ([\d,]+) of [\d,]+; imgembed train goes on from there "
+        r"\(same configuration, without --force\)\n",
+        rest[-1],
+    )
+    model = folder / "imgembed-demo" / "run" / "model"
+    assert sorted(os.listdir(model)) == [".checkpoints", "CURRENT", "v0001"]
+    _, stderr = imgembed(*command, cwd=folder)
+    assert f"goes on from step {stopped[1]}" in stderr
+    assert sorted(os.listdir(model)) == ["CURRENT", "v0001", "v0002"]
 
 
 def test_a_catalog_without_any_image_of_the_graph_says_so(demo, tmp_path):

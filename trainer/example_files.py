@@ -25,6 +25,7 @@ class ExampleFiles:
     num_tokens: int  # tokens are 0 to num_tokens - 1
     texts: int  # in the training split; 0 = there is nothing to learn a text tower from
     labelled: int  # seeds of the training split with a label
+    class_counts: tuple[int, ...]  # training images of each class
     with_neighbors: int  # seeds of any split with a neighbour
 
     @classmethod
@@ -41,6 +42,7 @@ class ExampleFiles:
             num_tokens=int(manifest["token_ids"]),
             texts=int(manifest["texts"].get(TRAIN, 0)),
             labelled=int(manifest["labelled"].get(TRAIN, 0)),
+            class_counts=tuple(manifest["images_of_class"].values()),
             with_neighbors=int(manifest["counts"]["images"]["with_neighbors"]),
         )
 

@@ -215,7 +215,7 @@ def make_model(
         num_tokens=files.num_tokens if files.texts else 0,
         multi_label=files.spec.multi_label,
         image_size=files.image_size,
-        class_counts=list(files.version.manifest["images_of_class"].values()),
+        class_counts=files.class_counts,
         popularity=popularity,
         steps=training.epochs * steps_per_epoch(files, TRAIN, training.batch_size),
     )
