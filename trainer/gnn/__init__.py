@@ -7,6 +7,9 @@ on Keras 3:
     model.compile(optimizer="adam", loss=...)
     model.fit(train_dataset, epochs=30, validation_data=eval_dataset)
 
+In a process that has imported tensorflow_transform, `tf.keras` is Keras 2, whose optimizers these
+models do not take: say `keras` there.
+
 What inputs look like stands in `inputs`, how they become graphs in `packing`.
 """
 
