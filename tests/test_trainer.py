@@ -222,7 +222,7 @@ def test_a_prepared_picture_is_bit_for_bit_what_training_saw(encoding: str, side
     examples = ExampleFiles(
         Version("examples", "v0001", "", {}),
         schema.ExampleSpec(neighbors=0, image_encoding=encoding),
-        side, (), "", 0, 0, 0, 0,
+        side, (), "", 0, 0, 0, (), 0,
     )  # fmt: skip
     trained = parsing.decode(tf.constant([written]), examples).numpy()
     handed_over = preparation.prepare(
