@@ -202,11 +202,10 @@ class Stages:
         if not worker.is_chief:
             self._follow(worker, examples, settings)
             return None
-        checkpoints = storage.join(self.run.path, schema.MODEL, schema.CHECKPOINTS_FOLDER)
 
         def build(new: NewVersion) -> dict[str, Any]:
             with self.terminal.training("Training") as shown:
-                return self._fit(examples, worker, new, shown, checkpoints)
+                return self._fit(examples, worker, new, shown)
 
         before = self.run.current(schema.MODEL) if not self.force else None
         version = self._make(
@@ -215,21 +214,26 @@ class Stages:
             settings=settings,
             upstream=[examples],
             build=build,
-            unfinished=self._is_unfinished(checkpoints, examples),
+            unfinished=self._is_unfinished(examples),
         )
         if before is None or version.name != before.name:
-            storage.remove_tree(checkpoints)
+            storage.remove_tree(self._checkpoints)
         return version
 
-    def _is_unfinished(self, checkpoints: str, examples: Version) -> bool:
+    @property
+    def _checkpoints(self) -> str:
+        """The folder of an unfinished training."""
+        return storage.join(self.run.path, schema.MODEL, schema.CHECKPOINTS_FOLDER)
+
+    def _is_unfinished(self, examples: Version) -> bool:
         """Whether this very training was begun and has left a checkpoint."""
-        if not storage.exists(checkpoints):
+        if not storage.exists(self._checkpoints):
             return False
         from trainer.checkpoints import is_unfinished, mark
 
         config = self.config
         return is_unfinished(
-            checkpoints,
+            self._checkpoints,
             mark(examples=examples, model=config.model, training=config.training, seed=config.seed),
         )
 
@@ -237,9 +241,8 @@ class Stages:
         """Trains with the chief, who writes and shows it."""
         current = None if self.force else self.run.current(schema.MODEL)
         mark = self._mark(settings, upstream=[examples])
-        checkpoints = storage.join(self.run.path, schema.MODEL, schema.CHECKPOINTS_FOLDER)
         same = current is not None and current.manifest.get("fingerprint") == mark
-        if same and not self._is_unfinished(checkpoints, examples):
+        if same and not self._is_unfinished(examples):
             return
         self.terminal.say(
             f"worker {worker.index} of {len(worker.addresses)}: trains with the chief at "
@@ -253,7 +256,6 @@ class Stages:
         worker: Worker,
         new: NewVersion | None = None,
         shown: EpochLines | None = None,
-        checkpoints: str | None = None,
     ) -> dict[str, Any]:
         """Trains; a signal ends it after a step. new: None in a worker that follows the chief."""
         from cli.interruption import Deferred, Ended
@@ -277,7 +279,7 @@ class Stages:
                     training=config.training,
                     seed=config.seed,
                     out=new,
-                    checkpoints=checkpoints,
+                    checkpoints=self._checkpoints,
                     restart=self.force,
                     image_size=_changed(config.images, "image_size"),
                     worker=worker,

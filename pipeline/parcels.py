@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-_LEAST_BYTES = 1 << 12  # of a table that is spilled; what is smaller costs less than its place
+_LEAST_BYTES = 1 << 12  # of a table that is spilled
 _FILE_BYTES = 1 << 26  # a file that has so many takes no further table
 _ALIGNMENT = 64  # of a table in its file, as Arrow wants it in memory
 _INLINE, _IN_FILE = b"\x00", b"\x01"

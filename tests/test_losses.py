@@ -242,30 +242,9 @@ def test_the_same_image_twice_in_a_batch_is_no_negative_of_itself_and_counts_onc
     assert found == pytest.approx(expected)
 
 
-def test_copies_of_a_negative_count_as_one() -> None:
-    # Seeds 1, 2, 3; 2 and 3 drew the same image 12. For seed 1, 12 stands in the batch twice: each
-    # copy has its logit lowered by ln 2, so that the two together weigh as one.
-    seeds = tf.constant([EAST, NORTH, NORTH])
-    neighbors = tf.constant([[EAST], [NORTH], [NORTH]])
-    loss = contrast.edge_contrast(
-        seeds,
-        neighbors,
-        seed_ids=ids(1, 2, 3),
-        neighbor_ids=ids(11, 12, 12)[:, None],
-        graph_ids=ids(11, 12, 12)[:, None],
-        seed_labels=ids(-1, -1, -1)[:, None],
-        neighbor_labels=ids(-1, -1, -1)[:, None, None],
-        temperature=1.0,
-    )
-    to_one = math.log((math.e + 1 + 1 + 2 * 0.5) / math.e)  # 1 <-> 11; negatives 2, 3, 12 once
-    of_two = math.log((math.e + 1 + 1 + math.e) / math.e)  # 2 -> 12; negatives 1, 11, 3
-    of_12 = math.log((math.e + 1 + 1) / math.e)  # 12 -> 2; negatives 1, 11; 3 is a neighbour of 12
-    assert float(loss) == pytest.approx((2 * to_one + 2 * of_two + 2 * of_12) / 6)
-
-
-def test_copies_count_as_they_stand_where_nothing_is_corrected() -> None:
-    # As above: seed 2's own positive is 12; for seed 1 the two copies of 12 are two negatives.
-    loss = contrast.edge_contrast(
+def contrast_of_copies(**options: bool) -> tf.Tensor:
+    """Seeds 1 (east), 2 and 3 (north); 1 drew 11 (east), 2 and 3 the same image 12 (north)."""
+    return contrast.edge_contrast(
         tf.constant([EAST, NORTH, NORTH]),
         tf.constant([[EAST], [NORTH], [NORTH]]),
         seed_ids=ids(1, 2, 3),
@@ -274,8 +253,23 @@ def test_copies_count_as_they_stand_where_nothing_is_corrected() -> None:
         seed_labels=ids(-1, -1, -1)[:, None],
         neighbor_labels=ids(-1, -1, -1)[:, None, None],
         temperature=1.0,
-        copies_count_once=False,
+        **options,
     )
+
+
+def test_copies_of_a_negative_count_as_one() -> None:
+    # Seeds 1, 2, 3; 2 and 3 drew the same image 12. For seed 1, 12 stands in the batch twice: each
+    # copy has its logit lowered by ln 2, so that the two together weigh as one.
+    loss = contrast_of_copies()
+    to_one = math.log((math.e + 1 + 1 + 2 * 0.5) / math.e)  # 1 <-> 11; negatives 2, 3, 12 once
+    of_two = math.log((math.e + 1 + 1 + math.e) / math.e)  # 2 -> 12; negatives 1, 11, 3
+    of_12 = math.log((math.e + 1 + 1) / math.e)  # 12 -> 2; negatives 1, 11; 3 is a neighbour of 12
+    assert float(loss) == pytest.approx((2 * to_one + 2 * of_two + 2 * of_12) / 6)
+
+
+def test_copies_count_as_they_stand_where_nothing_is_corrected() -> None:
+    # As above: seed 2's own positive is 12; for seed 1 the two copies of 12 are two negatives.
+    loss = contrast_of_copies(copies_count_once=False)
     to_one = nce(1.0, 0.0, 0.0, 0.0, 0.0)  # 1 <-> 11; negatives 2, 3, 12, 12
     of_two = nce(1.0, 0.0, 0.0, 1.0)  # 2 -> 12; negatives 1, 11, 3
     of_12 = nce(1.0, 0.0, 0.0)  # 12 -> 2; negatives 1, 11

@@ -1,6 +1,5 @@
 """The model as a whole, on batches small enough to follow by hand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_examples
+from keras_state import bfloat16, fixed_seed  # noqa: F401 - fixtures
 from tiny_examples import Form
 
 from pipeline import schema
@@ -22,18 +22,6 @@ from trainer.popularity import Popularity
 
 DIM, FEATURES, CLASSES = 8, 6, 3
 Batch = dict[str, tf.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
-    keras.utils.set_random_seed(0)
-
-
-@pytest.fixture
-def bfloat16() -> Iterator[None]:
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    yield
-    keras.mixed_precision.set_global_policy("float32")
 
 
 def settings(*terms: str, **changes: Any) -> TrainingConfig:
@@ -442,9 +430,10 @@ def test_a_model_with_a_graph_network_serves_images_without_neighbours(
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("kind", ["none", *KINDS])
 def test_a_step_in_mixed_precision_keeps_embeddings_and_losses_in_float32(
-    bfloat16: None, features: ExampleFiles, kind: str
+    features: ExampleFiles, kind: str
 ) -> None:
     transform = features.transform()
     config = ModelConfig(dim=DIM, size="tiny", graph_network=kind)

@@ -1,6 +1,5 @@
 """The towers by themselves: what they are made of, and where their weights come from."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_state import bfloat16, fixed_seed  # noqa: F401 - fixtures
 
 from pipeline.errors import ConfigError, ImgembedError
 from trainer.config import ModelConfig
@@ -20,18 +20,6 @@ CHANNELS = np.full(3, 120.0, np.float32), np.full(3, 60.0, np.float32)
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3)).astype(np.uint8)
 FEATURES = np.random.default_rng(1).normal(size=(4, 10)).astype(np.float32)
 TOKENS = tf.constant([[0, 1, 2], [2, -1, -1], [-1, -1, -1]], tf.int64)
-
-
-@pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
-    keras.utils.set_random_seed(0)
-
-
-@pytest.fixture
-def bfloat16() -> Iterator[None]:
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    yield
-    keras.mixed_precision.set_global_policy("float32")
 
 
 def picture_tower(**config: Any) -> keras.Model:
@@ -72,12 +60,11 @@ def test_a_key_that_is_set_goes_before_the_size() -> None:
     )
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize(
     ("tower", "given"), [(picture_tower, PICTURES), (feature_tower, FEATURES), (text_tower, TOKENS)]
 )
-def test_in_mixed_precision_embeddings_are_float32_of_length_1(
-    bfloat16: None, tower: Any, given: Any
-) -> None:
+def test_in_mixed_precision_embeddings_are_float32_of_length_1(tower: Any, given: Any) -> None:
     made = tower()
     found = made(given, training=True)
     assert found.dtype == tf.float32
@@ -262,7 +249,8 @@ def test_a_file_that_is_not_there_or_of_no_known_kind_is_named(tmp_path: Path) -
         picture_tower(image_tower=BACKBONE, backbone_weights=str(tmp_path / "x.ckpt"))
 
 
-def test_a_class_works_in_mixed_precision(bfloat16: None) -> None:
+@pytest.mark.usefixtures("bfloat16")
+def test_a_class_works_in_mixed_precision() -> None:
     tower = picture_tower(image_tower=BACKBONE, fine_tune=True)
     assert isinstance(tower, BackboneTower)
     found = tower(PICTURES, training=True)
