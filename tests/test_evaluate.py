@@ -103,6 +103,7 @@ def save_examples(
         token_ids=1,
         texts={},
         labelled={},
+        images_of_class={},
         counts={"images": {"with_neighbors": 0}},
         splits={split: {"records": len(of), "files": 1} for split, of in splits.items()},
     )
