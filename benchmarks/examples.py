@@ -144,7 +144,8 @@ STEPS = {
 }
 WORK = (PICTURES, JOIN, WRITE)
 RUNNER = "pipeline/runner.py:run"
-BETWEEN = "pipeline/columnar.py"  # tables on their way from one step to another: a part of the join
+# Tables on their way from one step to another: a part of the join.
+BETWEEN = ("pipeline/columnar.py", "pipeline/parcels.py")
 START, BEAM = "start-up, manifest", "Beam"
 AFTER_START = (*WORK, TRANSFORM, BEAM, NATIVE)
 
@@ -157,7 +158,7 @@ def step_of(stack: Sequence[str], is_main: bool) -> str:
         step = step_of_place(place)
         if step is not None:
             return step
-    return JOIN if any(BETWEEN in place for place in stack) else BEAM
+    return JOIN if any(part in place for place in stack for part in BETWEEN) else BEAM
 
 
 @functools.cache

@@ -39,7 +39,7 @@ NEIGHBORS = (1, 3, 5)
 SIZES = ("tiny", "small", "base")
 DEMO_IMAGES, WAIT_EPOCHS = 2_000, 4
 DEMO_NEIGHBORS, DEMO_BATCHES = (1, 3, 5), (32, 128)
-MEMORY_EPOCHS = 6
+MEMORY_EPOCHS = 12
 TERMS = {"edge_contrast": 0.0, "text_contrast": 0.0}
 PARTS = ("steps", "demo", "memory")
 Step = Callable[[], object]
@@ -307,7 +307,7 @@ def demo_learner(files: Any, transform: Any, neighbors: int) -> Any:
     """The model and optimizer that a training of the demo begins with."""
     from trainer.config import ModelConfig, TrainingConfig
     from trainer.dataset import evaluation_batches
-    from trainer.fit import make_model
+    from trainer.attempt import make_model
     from trainer.learner import Learner
     from trainer.optimizers import make_optimizer
     from trainer.strategies import Replicas

@@ -14,7 +14,7 @@ PACKAGES = ("pipeline", "trainer", "cli")
 # What a module may import of the other two packages.
 ALLOWED = {
     "pipeline": (),
-    "trainer": ("pipeline.schema", "pipeline.errors", "pipeline.artifacts"),
+    "trainer": ("pipeline.schema", "pipeline.errors", "pipeline.artifacts", "pipeline.memory"),
     "cli": ("pipeline", "trainer"),
 }
 HEAVY = ("apache_beam", "tensorflow", "pyarrow", "numpy", "pydantic", "PIL", "rich")

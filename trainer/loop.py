@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ImgembedError
+from pipeline.memory import release_freed_memory
 from trainer import monitors
 from trainer.checkpoints import Checkpoints, Snapshot
 from trainer.learner import Learner, Sums
@@ -213,6 +214,8 @@ class Loop:
         line = monitors.warning(self.record.history)
         if line is not None:
             self._listener.on_note(line)
+        # TensorFlow's threads free tensors of ever other sizes, and the pieces are kept.
+        release_freed_memory()
         wanted = self._is_cheap() or self._is_last(epoch)
         (agreed,) = self._replicas.agree(wanted)
         if agreed:

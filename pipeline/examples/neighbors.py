@@ -27,6 +27,7 @@ from pipeline.examples.nodes import NODE_COLUMNS, NodeFiles
 from pipeline.examples.places import PLACE, Places, column
 from pipeline.examples.prepare import NAMESPACE
 from pipeline.examples.settle import SESSIONS
+from pipeline.memory import release_freed_memory
 from pipeline.parallel import InThreads, Outcome
 from pipeline.parcels import Shipped
 from pipeline.reading import ReadTables
@@ -156,6 +157,7 @@ def first_of_each(ascending: np.ndarray, limit: int) -> np.ndarray:
 
 def serve_neighbors(element: Joined, options: JoinOptions) -> Outcome:
     """For each shard of seeds that asked, the nodes of this shard that it needs."""
+    release_freed_memory()
     shard, joined = element
     requests = columnar.concatenate(joined[REQUESTS], REQUEST_SCHEMA)
     if requests.num_rows == 0:

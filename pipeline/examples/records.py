@@ -32,6 +32,7 @@ from pipeline.examples.nodes import HELDOUT_LABELS, LABELS, NODE_COLUMNS, NodeFi
 from pipeline.examples.packing import pack
 from pipeline.examples.places import PLACE, column, stretch
 from pipeline.examples.prepare import NAMESPACE
+from pipeline.memory import release_freed_memory
 from pipeline.parallel import InThreads, Outcome
 from pipeline.parcels import Shipped
 from pipeline.sorting import rows_of
@@ -159,6 +160,7 @@ def read_blocks(element: Joined, options: RecordOptions) -> Iterator[Block]:
 
 def encode_block(block: Block, *, options: RecordOptions) -> Outcome:
     """PART_SCHEMA of a block's records, for each file that they go to."""
+    release_freed_memory()
     shard, rows = block
     seeds = shard.seeds.slice(rows.start, rows.stop - rows.start)
     near = _neighborhoods(shard, rows, options.spec.neighbors)

@@ -24,6 +24,7 @@ from pipeline.examples import spill
 from pipeline.examples.places import PLACE, Places
 from pipeline.examples.prepare import CHANNELS, NAMESPACE, PREPARED_SCHEMA, check_unique
 from pipeline.hashing import hash_values
+from pipeline.memory import release_freed_memory
 from pipeline.parallel import InThreads, Outcome, in_global_window
 from pipeline.parcels import Shipped, ship
 from pipeline.reading import ReadTables
@@ -52,7 +53,7 @@ ANALYZED = "analyzed"  # a tag
 IMAGES, QUERIES, NODES, EVERY = "images", "queries", "nodes", "every"
 _QUERY_COLUMNS = ("query", "image_id", "sessions")
 _NODE_COLUMNS = ("image_id", "sessions")
-_GATHERED_BYTES = 128 << 20  # images that are held until they are cut by shard
+_GATHERED_BYTES = 64 << 20  # images that are held until they are cut by shard
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class _GatherAndSplit(beam.DoFn):
         if tables:
             for shard, part in _split(self._places, pa.concat_tables(tables)):
                 yield shard, ship(part)
+        release_freed_memory()
 
 
 def settle_shard(element: Joined, options: SettleOptions) -> Outcome:
@@ -140,6 +142,7 @@ def settle_shard(element: Joined, options: SettleOptions) -> Outcome:
     element: (shard, {IMAGES: PREPARED_SCHEMA, QUERIES: of schema.QUERY_SCHEMA and NODES: of
     schema.NODE_SCHEMA the columns that are read}).
     """
+    release_freed_memory()
     shard, joined = element
     images = columnar.concatenate(joined[IMAGES], PREPARED_SCHEMA)
     check_unique(images)
