@@ -255,7 +255,7 @@ class Runs:
             self.learner.set_state(fresh.state())
 
     def make_learner(self, files: Any, transform: Any) -> Any:
-        from trainer.fit import make_model
+        from trainer.attempt import make_model
         from trainer.learner import Learner
         from trainer.optimizers import make_optimizer
         from trainer.strategies import Replicas

@@ -305,9 +305,9 @@ def demo_step(run: Path, once: bool) -> Step:
 
 def demo_learner(files: Any, transform: Any, neighbors: int) -> Any:
     """The model and optimizer that a training of the demo begins with."""
+    from trainer.attempt import make_model
     from trainer.config import ModelConfig, TrainingConfig
     from trainer.dataset import evaluation_batches
-    from trainer.attempt import make_model
     from trainer.learner import Learner
     from trainer.optimizers import make_optimizer
     from trainer.strategies import Replicas

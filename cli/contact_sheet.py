@@ -22,9 +22,9 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Answer:
-    """A picture file, the words below it, and whether it is right (None = nobody knows)."""
+    """A picture or its file, the words below it, and whether it is right (None = nobody knows)."""
 
-    path: str
+    picture: str | Image.Image
     caption: str
     right: bool | None = None
 
@@ -35,18 +35,23 @@ class Row:
 
     query: str
     answers: Sequence[Answer]
-    picture: str | None = None
+    picture: str | Image.Image | None = None
 
 
 def write_contact_sheet(path: str, rows: Sequence[Row]) -> None:
     """Writes the rows as one PNG."""
+    draw_contact_sheet(rows).save(path, optimize=True)
+
+
+def draw_contact_sheet(rows: Sequence[Row]) -> Image.Image:
+    """The rows as one picture."""
     columns = max(len(row.answers) for row in rows)
     width = _LABEL + columns * (_TILE + _GAP) + _GAP
     height = len(rows) * (_TILE + _CAPTION + _GAP) + _GAP
     sheet = Image.new("RGB", (width, height), _PAPER)
     for number, row in enumerate(rows):
         _draw_row(sheet, row, _GAP + number * (_TILE + _CAPTION + _GAP))
-    sheet.save(path, optimize=True)
+    return sheet
 
 
 def _draw_row(sheet: Image.Image, row: Row, top: int) -> None:
@@ -67,7 +72,7 @@ def _draw_answer(
     if answer.right is not None:
         box = (left - _FRAME, top - _FRAME, left + _TILE + _FRAME - 1, top + _TILE + _FRAME - 1)
         draw.rectangle(box, fill=_RIGHT if answer.right else _WRONG)
-    sheet.paste(_tile(answer.path), (left, top))
+    sheet.paste(_tile(answer.picture), (left, top))
     draw.text(
         (left + _TILE / 2, top + _TILE + _CAPTION / 2 + 2),
         answer.caption,
@@ -77,8 +82,8 @@ def _draw_answer(
     )
 
 
-def _tile(path: str) -> Image.Image:
-    with Image.open(path) as picture:
+def _tile(shown: str | Image.Image) -> Image.Image:
+    with Image.open(shown) if isinstance(shown, str) else shown.copy() as picture:
         return picture.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS)
 
 

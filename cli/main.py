@@ -17,6 +17,7 @@ import click
 
 from cli.commands.build_graph import build_graph
 from cli.commands.demo import demo
+from cli.commands.denoise import denoise
 from cli.commands.evaluate import evaluate
 from cli.commands.examples import examples
 from cli.commands.export import export
@@ -29,7 +30,19 @@ from cli.interruption import ENDINGS
 from pipeline import storage
 from pipeline.errors import ConfigError, ImgembedError
 
-COMMANDS = (build_graph, train, export, search, evaluate, sample, demo, init, plan, examples)
+COMMANDS = (
+    build_graph,
+    train,
+    export,
+    search,
+    evaluate,
+    denoise,
+    sample,
+    demo,
+    init,
+    plan,
+    examples,
+)
 
 
 @click.group(

@@ -22,7 +22,7 @@ from pipeline.config import (
     SessionsConfig,
 )
 from pipeline.errors import ConfigError
-from trainer.config import ModelConfig, TrainingConfig
+from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
 from trainer.evaluate import EvaluationConfig
 
 # Pydantic's words and ours.
@@ -47,6 +47,7 @@ class Config(Section):
     examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    agreement: AgreementConfig = Field(default_factory=AgreementConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     runner: RunnerConfig = Field(default_factory=RunnerConfig)

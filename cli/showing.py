@@ -191,7 +191,7 @@ def _write_png(path: str, example: Example, version: Version) -> None:
 
     def tile(node: Node, words: str, strength: float) -> Tile:
         label = ", ".join(classes[label] for label in node.labels)
-        return Tile(_picture(node, example, version), node.image_id, words, label, strength)
+        return Tile(picture_of(node, example, version), node.image_id, words, label, strength)
 
     strongest = max((neighbor.weight for neighbor in example.neighbors), default=1.0)
     neighbors = [
@@ -204,7 +204,8 @@ def _write_png(path: str, example: Example, version: Version) -> None:
         raise ImgembedError(f"--png {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _picture(node: Node, example: Example, version: Version) -> Image.Image:
+def picture_of(node: Node, example: Example, version: Version) -> Image.Image:
+    """The picture of a node of an example; ImgembedError where it cannot be decoded."""
     assert isinstance(node.content, bytes)
     side = version.manifest["image_size"]
     try:

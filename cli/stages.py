@@ -168,6 +168,7 @@ class Stages:
         if not config.images.path:
             raise ConfigError("images.path: no catalog named; give --images PATH")
         files = find.input_files(config.images)
+        agreement = self._agreement_of(graph)
 
         def build(new: NewVersion) -> dict[str, Any]:
             return build_examples(
@@ -179,6 +180,7 @@ class Stages:
                 shards=config.runner.shards,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
                 threads=threads(config.runner),
+                agreement=agreement,
             )
 
         return self._make(
@@ -186,9 +188,19 @@ class Stages:
             "Writing the examples",
             settings=self._sections("images", "examples"),
             inputs=files,
-            upstream=[graph],
+            upstream=[graph, *([agreement] if agreement else [])],
             build=build,
         )
+
+    def _agreement_of(self, graph: Version) -> Version | None:
+        """What is known of the graph's edges, where the examples are to take it from there."""
+        from pipeline.examples import trust
+
+        if self.config.examples.agreement == "none":
+            return None
+        agreement = self.run.require(schema.AGREEMENT)
+        trust.check_graph(agreement, graph)
+        return agreement
 
     def train(self) -> Version | None:
         """Examples to a model; None in one of several workers that is not the chief.
@@ -198,71 +210,99 @@ class Stages:
         from trainer.workers import this_worker
 
         worker, examples = this_worker(), self.run.require(schema.EXAMPLES)
-        settings = self._sections("model", "training")
+        settings, graph = self._of_training(), self._graph_of(examples)
+        upstream = [examples, *([graph] if graph else [])]
         if not worker.is_chief:
-            self._follow(worker, examples, settings)
+            self._follow(worker, upstream, settings)
             return None
 
         def build(new: NewVersion) -> dict[str, Any]:
             with self.terminal.training("Training") as shown:
-                return self._fit(examples, worker, new, shown)
+                return self._fit(upstream, worker, new, shown)
 
         before = self.run.current(schema.MODEL) if not self.force else None
         version = self._make(
             schema.MODEL,
             None,
             settings=settings,
-            upstream=[examples],
+            upstream=upstream,
             build=build,
-            unfinished=self._is_unfinished(examples),
+            unfinished=self._is_unfinished(upstream),
         )
         if before is None or version.name != before.name:
             storage.remove_tree(self._checkpoints)
         return version
+
+    def _of_training(self) -> dict[str, Any]:
+        """The settings that a model depends on."""
+        sections = ["model", "training"]
+        if self.config.model.agreement != "none":
+            sections.append("agreement")
+        return self._sections(*sections)
+
+    def _graph_of(self, examples: Version) -> Version | None:
+        """The graph that the examples were made of, where agreement asks for it and it is there."""
+        name = examples.manifest.get("upstream", {}).get(schema.GRAPH)
+        if self.config.model.agreement == "none" or name is None:
+            return None
+        return self.run.version(schema.GRAPH, name)
 
     @property
     def _checkpoints(self) -> str:
         """The folder of an unfinished training."""
         return storage.join(self.run.path, schema.MODEL, schema.CHECKPOINTS_FOLDER)
 
-    def _is_unfinished(self, examples: Version) -> bool:
+    def _is_unfinished(self, upstream: Sequence[Version]) -> bool:
         """Whether this very training was begun and has left a checkpoint."""
         if not storage.exists(self._checkpoints):
             return False
-        from trainer.checkpoints import is_unfinished, mark
+        from trainer.checkpoints import is_unfinished, mark, mark_within
 
-        config = self.config
-        return is_unfinished(
-            self._checkpoints,
-            mark(examples=examples, model=config.model, training=config.training, seed=config.seed),
+        config, (examples, *graph) = self.config, upstream
+        in_turns = config.model.agreement != "none"
+        whole = mark(
+            examples=examples,
+            model=config.model,
+            training=config.training,
+            seed=config.seed,
+            agreement=config.agreement if in_turns else None,
+            graph=graph[0] if graph else None,
         )
+        # Within the first iteration of co-training none has ended.
+        marks = [whole, *([mark_within(whole, 0)] if in_turns else [])]
+        return any(is_unfinished(self._checkpoints, one) for one in marks)
 
-    def _follow(self, worker: Worker, examples: Version, settings: Mapping[str, Any]) -> None:
+    def _follow(
+        self, worker: Worker, upstream: Sequence[Version], settings: Mapping[str, Any]
+    ) -> None:
         """Trains with the chief, who writes and shows it."""
         current = None if self.force else self.run.current(schema.MODEL)
-        mark = self._mark(settings, upstream=[examples])
+        mark = self._mark(settings, upstream=upstream)
         same = current is not None and current.manifest.get("fingerprint") == mark
-        if same and not self._is_unfinished(examples):
+        if same and not self._is_unfinished(upstream):
             return
         self.terminal.say(
             f"worker {worker.index} of {len(worker.addresses)}: trains with the chief at "
             f"{escape(worker.addresses[0])}"
         )
-        self._fit(examples, worker)
+        self._fit(upstream, worker)
 
     def _fit(
         self,
-        examples: Version,
+        upstream: Sequence[Version],
         worker: Worker,
         new: NewVersion | None = None,
         shown: EpochLines | None = None,
     ) -> dict[str, Any]:
-        """Trains; a signal ends it after a step. new: None in a worker that follows the chief."""
+        """Trains; a signal ends it after a step. new: None in a worker that follows the chief.
+
+        upstream: the examples, and the graph that they were made of, where it is asked for.
+        """
         from cli.interruption import Deferred, Ended
         from trainer.fit import train
         from trainer.progress import Interrupted, Listener
 
-        config = self.config
+        config, (examples, *graph) = self.config, upstream
         try:
             with Deferred() as deferred:
                 listener = Listener(is_asked_to_stop=deferred.is_asked)
@@ -272,11 +312,14 @@ class Stages:
                         on_epoch=shown.on_epoch,
                         on_step=shown.on_step,
                         on_note=shown.note,
+                        on_iteration=shown.on_iteration,
                     )
                 manifest = train(
                     examples=examples,
                     model=config.model,
                     training=config.training,
+                    agreement=config.agreement,
+                    graph=graph[0] if graph else None,
                     seed=config.seed,
                     out=new,
                     checkpoints=self._checkpoints,
@@ -360,6 +403,31 @@ class Stages:
             build=build,
         )
 
+    def denoise(self, rows: int) -> Version:
+        """Model, embeddings and graph to the agreement of every edge, `rows` images of it drawn."""
+        graph, model, embeddings = (
+            self.run.require(stage) for stage in (schema.GRAPH, schema.MODEL, schema.EMBEDDINGS)
+        )
+        examples = self.run.require(schema.EXAMPLES)
+
+        def build(new: NewVersion) -> dict[str, Any]:
+            from cli.doubts import draw_doubts
+            from trainer.denoise import denoise, most_doubted
+
+            content, edges = denoise(graph=graph, model=model, embeddings=embeddings, out=new)
+            drawn = draw_doubts(edges, most_doubted(edges, rows), examples)
+            if drawn is not None:
+                storage.write_atomic(new.file(schema.DOUBTED_FILE), drawn)
+            return {**content, "drawn": schema.DOUBTED_FILE if drawn else None}
+
+        return self._make(
+            schema.AGREEMENT,
+            "Judging the edges of the graph",
+            settings={"rows": rows},
+            upstream=[graph, examples, model, embeddings],
+            build=build,
+        )
+
     def _mark(
         self,
         settings: Mapping[str, Any],
@@ -427,6 +495,8 @@ def _changed(settings: Section, name: str) -> Any:
 
 def _where_it_stopped(stopped: Interrupted) -> str:
     where = f"at step {stopped.step:,} of {stopped.steps:,}"
+    if stopped.iteration is not None:
+        where += f" of iteration {stopped.iteration}"
     if not stopped.kept:
         return f"{where}; no checkpoint could be written"
     return f"{where}; {_GO_ON}"

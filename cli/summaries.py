@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainer.evaluate import Table as EvaluationTable
 
 _TABLE_WIDTH = 120
+_TRUSTED = 0.5  # the agreement from which on an edge is rather trusted
 
 
 def summarize(version: Version) -> str:
@@ -96,8 +97,24 @@ def _model(version: Version) -> str:
     return (
         f"{manifest['parameters']:,} parameters, {manifest['dim']} dimensions; best of "
         f"{manifest['epochs']} epochs was {manifest['best_epoch']}\n"
-        f"  on the validation split: {measured or 'nothing to measure'}"
+        f"  on the validation split: {measured or 'nothing to measure'}{_cotraining(manifest)}"
     )
+
+
+def _cotraining(manifest: Mapping[str, Any]) -> str:
+    """What iterations have found, where there were any."""
+    found = manifest.get("agreement")
+    if found is None:
+        return ""
+    line = (
+        f"\n  of iterations 0 to {found['iterations'] - 1} the best was {found['best_iteration']}; "
+        f"{found['self_labelled']:,} images were given a label"
+    )
+    if not found["learned"]:
+        return f"{line}; no edge is judged: {found['unusable']}"
+    auc = found.get("agreement_validation_auc")
+    measured = "" if auc is None else f" (AUC {auc:.2f} of pairs of validation images)"
+    return f"{line}; edges are judged{measured}: next, imgembed denoise"
 
 
 def _embeddings(version: Version) -> str:
@@ -120,6 +137,38 @@ def _examples(version: Version) -> str:
         )
         lines.append(f"{images['share_with_neighbors']:.0%} of the images have neighbours{shares}")
     return "\n  ".join(lines)
+
+
+def _agreement(version: Version) -> str:
+    manifest = version.manifest
+    counts, shares = manifest["edges"], manifest["shares"]
+    table = RichTable(box=SIMPLE)
+    for column in ("probability", "edges", "share", "of the strong ones"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in shares:
+        span = f"{row['from']:.1f} to {row['to']:.1f}"
+        table.add_row(span, f"{row['edges']:,}", f"{row['share']:.1%}", f"{row['strong']:.1%}")
+    doubted = sum(row["share"] for row in shares if row["to"] <= _TRUSTED)
+    lines = [
+        f"{counts['judged']:,} of {counts['in_graph']:,} edges join embedded images; {doubted:.0%} "
+        "of them more likely join images of two classes than of one",
+        *_shown(table).splitlines(),
+    ]
+    if manifest["drawn"]:
+        lines.append(f"the most doubted of the strong ones: {version.file(manifest['drawn'])}")
+    lines.append(
+        "next: set examples.agreement to weight or filter, then "
+        f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}, and imgembed train"
+    )
+    return "\n  ".join(lines)
+
+
+def _shown(table: RichTable) -> str:
+    """A table as text. Rich fills lines up with spaces."""
+    console = Console(width=_TABLE_WIDTH, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
 
 
 def _rejected(manifest: Mapping[str, Any]) -> str:
@@ -163,4 +212,5 @@ _DESCRIPTIONS: Mapping[str, Callable[[Version], str]] = {
     schema.MODEL: _model,
     schema.EMBEDDINGS: _embeddings,
     schema.EVALUATION: _evaluation,
+    schema.AGREEMENT: _agreement,
 }

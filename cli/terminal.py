@@ -109,6 +109,7 @@ class EpochLines:
         self._title = title
         self._task: Any = None
         self._pace: Pace | None = None
+        self._turn = ""  # which iteration of co-training it is, where there are any
 
     def __enter__(self) -> EpochLines:
         if self._bar:
@@ -121,6 +122,12 @@ class EpochLines:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+
+    def on_iteration(self, iteration: int, last: int) -> None:
+        """An iteration of co-training begins, of 0 to `last`."""
+        self._turn = f"iteration {iteration}/{last}  "
+        if self._bar:
+            self._bar.update(self._task, description=f"{self._title}, iteration {iteration}/{last}")
 
     def on_step(self, pace: Pace) -> None:
         """A step is done: shows the terms of the loss, the speed, and the time left."""
@@ -135,7 +142,9 @@ class EpochLines:
         kept = {n: v for n, v in figures.items() if n == "loss" or n.startswith(_VALIDATION)}
         shown = [f"{n.removeprefix(_VALIDATION)} {v:.4f}" for n, v in kept.items()]
         speed = _speed(self._pace) if self._pace else []
-        self._terminal.say(f"  epoch {epoch}/{epochs}  [dim]{'  '.join([*shown, *speed])}[/]")
+        self._terminal.say(
+            f"  {self._turn}epoch {epoch}/{epochs}  [dim]{'  '.join([*shown, *speed])}[/]"
+        )
 
     def note(self, line: str) -> None:
         """Something out of the ordinary."""

@@ -187,6 +187,12 @@ class ExamplesConfig(Section):
     neighbor_weights: Literal["graph", "strongest"] = Field(
         "graph", description="as in the graph, or divided by the strongest of the image"
     )
+    agreement: Literal["none", "weight", "filter"] = Field(
+        "none",
+        description="what imgembed denoise found of the edges: their weights are multiplied by it, "
+        "or those below min_agreement are left out",
+    )
+    min_agreement: Share = Field(0.5, description="of the edges that a filter leaves")
     min_label_count: Count = Field(1, description="labels of fewer training images are left out")
     max_tokens: Count = Field(50_000, description="words in the vocabulary, the most frequent")
     min_token_count: Count = Field(1, description="words that are rarer are left out of it")

@@ -18,12 +18,14 @@ EXAMPLES = "examples"
 MODEL = "model"
 EMBEDDINGS = "embeddings"
 EVALUATION = "evaluation"
+AGREEMENT = "agreement"
 STAGE_COMMANDS = {
     GRAPH: "imgembed build-graph --sessions PATH",
     EXAMPLES: "imgembed build-graph --sessions PATH --images PATH",
     MODEL: "imgembed train",
     EMBEDDINGS: "imgembed export",
     EVALUATION: "imgembed evaluate",
+    AGREEMENT: "imgembed denoise",
 }
 
 # Files of a version folder.
@@ -37,6 +39,9 @@ SAVED_MODEL_FOLDER = "saved_model"
 TENSORBOARD_FOLDER = "tensorboard"
 HISTORY_FILE = "history.json"
 METRICS_FILE = "metrics.json"
+PSEUDO_LABELS_FILE = "pseudo_labels.parquet"
+AGREEMENT_MODEL_FILE = "agreement_model.npz"
+DOUBTED_FILE = "doubted.png"
 EXAMPLE_SCHEMA_FILE = "schema.pbtxt"  # of the examples, a TensorFlow Metadata schema
 
 # Prefixes of sharded files: `<prefix>-00000-of-00004.parquet`.
@@ -46,6 +51,7 @@ QUERIES = "queries"
 HOLDOUT = "holdout"
 IMAGE_EMBEDDINGS = "images"
 QUERY_EMBEDDINGS = "queries"
+AGREEMENTS = "agreement"
 SPLITS = ("train", "validation", "test")
 
 EDGE_SCHEMA = pa.schema(
@@ -113,6 +119,26 @@ QUERY_USER_COUNT_SCHEMA = pa.schema(
 )
 INPUT_SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("modified", pa.float64())])
 EDGES_TSV_FILE = "edges.tsv"
+
+# The graph's edges between images of the examples (of the model) or of the catalog (of denoise).
+AGREEMENT_SCHEMA = pa.schema(
+    [
+        ("src", pa.string()),
+        ("dst", pa.string()),
+        ("rank", pa.int32()),  # these two as in the graph
+        ("weight", pa.float64()),
+        ("agreement", pa.float32()),  # the probability that both are of one class
+    ]
+)
+# Labels that nobody gave: of images that the model was sure of while it was trained.
+PSEUDO_LABEL_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("confidence", pa.float32()),  # the probability of that label
+        ("iteration", pa.int32()),  # of co-training, after which the image was labelled
+    ]
+)
 
 REJECTED_SCHEMA = pa.schema(
     [

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.artifacts import Version
+from trainer.attempt import make_model
 from trainer.config import ModelConfig, TrainingConfig
 from trainer.dataset import evaluation_batches, training_batches
 from trainer.example_files import ExampleFiles
-from trainer.fit import make_model
 from trainer.learner import Learner
 from trainer.model import SEED_MONITOR
 from trainer.optimizers import make_optimizer

@@ -18,17 +18,19 @@ from rich.console import Console
 from tiny_examples import Form
 
 from cli.interruption import Deferred, Ended
+from cli.stages import _where_it_stopped
 from cli.terminal import Terminal
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from trainer import dataset, monitors, progress
+from trainer.attempt import make_model
 from trainer.config import ModelConfig, TrainingConfig
 from trainer.example_files import ExampleFiles
-from trainer.fit import make_model, train
+from trainer.fit import train
 from trainer.learner import Learner
 from trainer.metrics import rank_me
 from trainer.optimizers import learning_rate, make_optimizer, precision
-from trainer.progress import Clock, Listener, Pace
+from trainer.progress import Clock, Interrupted, Listener, Pace
 from trainer.stopping import Best
 from trainer.strategies import Replicas
 from trainer.validation import Validator
@@ -288,6 +290,19 @@ def test_a_graph_network_is_measured_as_it_is_served_and_with_neighbours(
     assert figures["validation_accuracy"] == pytest.approx(right.mean())
 
 
+def test_edges_are_ranked_where_it_is_asked_for_although_no_term_learns_from_them(
+    features: Version,
+) -> None:
+    files = ExampleFiles.open(features)
+    off = TrainingConfig(edge_contrast=0.0, graph_regularization=0.0)
+    model = make_model(files, files.transform(), MODEL, off)
+    batches = dataset.evaluation_batches(
+        files, files.transform(), "validation", batch_size=5, neighbors=1
+    )
+    plain, asked = (Validator(model, batches, edges=e).figures() for e in (False, True))
+    assert asked.keys() - plain.keys() == {"validation_edge_mrr"}
+
+
 # What TensorBoard reads ---------------------------------------------------------------------------
 
 
@@ -362,10 +377,12 @@ def test_the_clock_tells_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) ->
     assert clock.pace(21, {"loss": 1.0}) == Pace(21, 41, {"loss": 1.0}, 32.0, 10.0)
 
 
-def shown(*, terminal: bool) -> str:
+def shown(*, terminal: bool, iteration: int | None = None) -> str:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=200, color_system=None)
     with Terminal(console, quiet=False, log_path="").training("Training") as lines:
+        if iteration is not None:
+            lines.on_iteration(iteration, 3)
         lines.on_step(Pace(7, 40, {"loss": 1.5, "learning_rate": 0.1}, 1234.4, 7_500.0))
         lines.note("a [line]")
         lines.on_epoch(1, 5, {"loss": 1.25, "validation_figure": 0.5, "random_cosine": 0.1})
@@ -384,6 +401,14 @@ def test_progress_shows_terms_speed_and_time_left() -> None:
     assert "7/40 steps" in live
     assert "loss 1.500  1,234 examples/s  2 h 05 min left" in live
     assert "learning_rate" not in live
+
+
+def test_progress_names_the_iteration_of_co_training() -> None:
+    plain = shown(terminal=False, iteration=2).splitlines()
+    assert plain[2].startswith("  iteration 2/3  epoch 1/5  loss 1.2500  figure 0.5000")
+    assert "Training, iteration 2/3" in shown(terminal=True, iteration=2)
+    stopped = Interrupted(7, 40, kept=True, iteration=2)
+    assert _where_it_stopped(stopped).startswith("at step 7 of 40 of iteration 2; imgembed train")
 
 
 def test_a_first_signal_waits_for_the_step_and_a_second_one_does_not() -> None:

@@ -14,9 +14,9 @@ from tiny_examples import Form
 from pipeline import schema
 from pipeline.errors import ConfigError
 from trainer import contrast, dataset, distinct, gnn, losses, serving
+from trainer.attempt import make_model
 from trainer.config import ModelConfig, TrainingConfig
 from trainer.example_files import ExampleFiles
-from trainer.fit import make_model
 from trainer.model import TERMS, EmbeddingModel
 from trainer.popularity import Popularity
 

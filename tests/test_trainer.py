@@ -18,9 +18,10 @@ from pipeline.artifacts import NewVersion, Version
 from pipeline.examples import pictures as preparation
 from pipeline.examples import transform as analysis
 from trainer import dataset, parsing, serving
+from trainer.attempt import make_model
 from trainer.config import ModelConfig, TrainingConfig
 from trainer.example_files import ExampleFiles
-from trainer.fit import make_model, train
+from trainer.fit import train
 from trainer.progress import Listener
 from trainer.towers.pictures import Standardize
 

@@ -12,7 +12,7 @@ from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ConfigError, ImgembedError
 from trainer.checks import check
-from trainer.config import ModelConfig, TrainingConfig
+from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
 from trainer.example_files import ExampleFiles
 from trainer.fit import train
 from trainer.progress import Listener, Pace
@@ -190,3 +190,59 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_images(
         assert f"'img-{broken}'" in line
     assert "try a lower training.learning_rate" in line
     assert not (tmp_path / "checkpoints").exists()
+
+
+# Agreement ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ["gam", "gam_no_graph"])
+def test_agreement_of_several_labels(asked: str, tmp_path: Path) -> None:
+    several = tiny_examples.write_examples(tmp_path / "examples", Form(multi_label=True))
+    line = says(several, tmp_path, model={"agreement": asked})
+    assert line.startswith(f"model.agreement: {asked!r} is of images with one label each, but some")
+
+
+def test_agreement_without_neighbours(bare: Version, pictures: Version, tmp_path: Path) -> None:
+    line = says(bare, tmp_path, model={"agreement": "gam"})
+    assert line.startswith("model.agreement: wants neighbours, but the examples in")
+    line = says(pictures, tmp_path, model={"agreement": "gam"}, neighbors=0)
+    assert line.startswith("model.agreement: wants neighbours, but training.neighbors is 0")
+
+
+def test_agreement_that_nobody_listens_to(pictures: Version, tmp_path: Path) -> None:
+    off = {"graph_regularization": 0.0, "edge_contrast": 0.0}
+    line = says(pictures, tmp_path, model={"agreement": "gam"}, **off)
+    assert "is a factor of training.graph_regularization, which is 0; raise it" in line
+    line = says(pictures, tmp_path, model={"agreement": "gam_no_graph"}, graph_regularization=0.0)
+    assert "is a factor of training.graph_regularization, which is 0; raise it" in line
+
+
+def test_agreement_without_a_validation_split(pictures: Version, tmp_path: Path) -> None:
+    splits = {"train": {"records": 42, "files": 1}}
+    line = says(with_manifest(pictures, splits=splits), tmp_path, model={"agreement": "gam"})
+    assert "takes the best iteration by the validation split, which is empty" in line
+
+
+def test_agreement_with_neither_labels_nor_queries(pictures: Version, tmp_path: Path) -> None:
+    bare = with_manifest(pictures, labelled=dict.fromkeys(schema.SPLITS, 0), classes=[])
+    line = says(bare, tmp_path, model={"agreement": "gam"})
+    assert "has a label, and the graph that they were made of, whose queries could" in line
+    assert schema.STAGE_COMMANDS[schema.EXAMPLES] in line
+    silent = Version("graph", "v0001", "graph", {"counts": {"queries": {"published": 0}}})
+    with pytest.raises(ConfigError, match="graph has no queries to stand in; add labels"):
+        check(ExampleFiles.open(bare), ModelConfig(agreement="gam"), TrainingConfig(), graph=silent)
+    asked = Version("graph", "v0001", "graph", {"counts": {"queries": {"published": 7}}})
+    check(ExampleFiles.open(bare), ModelConfig(agreement="gam"), TrainingConfig(), graph=asked)
+
+
+def test_several_weights_of_agreement_at_once(pictures: Version, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="agreement.weights: a training takes one") as raised:
+        train(
+            examples=pictures,
+            model=ModelConfig(**SMALL, agreement="gam"),
+            training=TrainingConfig(),
+            agreement=AgreementConfig(weights=[0.1, 1.0]),
+            seed=0,
+            out=NewVersion("model", "v0001", str(tmp_path)),
+        )
+    assert "\n" not in str(raised.value)

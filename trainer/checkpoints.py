@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import Version, fingerprint
-from trainer.config import ModelConfig, TrainingConfig
+from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
 
 KEPT = 2
 _NAME = re.compile(r"([0-9a-f]{32})-(\d{12})\.npz")
@@ -45,17 +45,36 @@ class Snapshot:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def mark(*, examples: Version, model: ModelConfig, training: TrainingConfig, seed: int) -> str:
-    """Tells whether two trainings are the same, but for the number of replicas."""
+def mark(
+    *,
+    examples: Version,
+    model: ModelConfig,
+    training: TrainingConfig,
+    seed: int,
+    agreement: AgreementConfig | None = None,
+    graph: Version | None = None,
+) -> str:
+    """Tells whether two trainings are the same, but for the number of replicas.
+
+    agreement, graph: where there are any, of co-training.
+    """
+    config = {
+        "model": model.model_dump(),
+        "training": training.model_dump(exclude=_WITHOUT_EFFECT),
+        "seed": seed,
+    }
+    if agreement is not None:
+        config["agreement"] = agreement.model_dump()
     return fingerprint(
-        config={
-            "model": model.model_dump(),
-            "training": training.model_dump(exclude=_WITHOUT_EFFECT),
-            "seed": seed,
-        },
-        upstream=[examples],
+        config=config,
+        upstream=[examples, *([graph] if graph else [])],
         code=" ".join(f"{name}={version(name)}" for name in _PROGRAMS),
     )
+
+
+def mark_within(whole: str, iteration: int) -> str:
+    """The mark of the checkpoints within an iteration of co-training; whole: that of its ends."""
+    return fingerprint(config={"iteration": iteration}, code=whole)
 
 
 def is_unfinished(folder: str, mark: str) -> bool:
@@ -68,13 +87,16 @@ class Checkpoints:
     """The checkpoints of one training in a folder, which is theirs alone.
 
     replicas: devices that train; on another number of them it is another training. say: takes a
-    line about what happened to them.
+    line about what happened to them. beside: marks of other parts of the same training, whose
+    checkpoints are left alone. unit: what is counted as its step.
     """
 
     folder: str
     mark: str
     replicas: int = 1
     say: Callable[[str], None] = lambda _: None
+    beside: frozenset[str] = frozenset()
+    unit: str = "step"
 
     def begin(self, *, anew: bool = False) -> Snapshot | None:
         """The newest whole checkpoint, if there is one; removes those of other trainings.
@@ -83,7 +105,12 @@ class Checkpoints:
         """
         steps = [] if anew else _steps(self.folder, self.mark)
         ours = {self._name(step) for step in steps}
-        others = [name for name in _names(self.folder) if name not in ours]
+        beside = frozenset() if anew else self.beside
+        others = [
+            name
+            for name in _names(self.folder)
+            if name not in ours and name.partition("-")[0] not in beside
+        ]
         for name in others:
             _remove(self.folder, name)
         if any(map(_NAME.fullmatch, others)):
@@ -113,7 +140,7 @@ class Checkpoints:
             )
             _remove(self.folder, self._name(step))
             return None
-        self.say(f"goes on from step {step:,}")
+        self.say(f"goes on from {self.unit} {step:,}")
         return snapshot
 
     def write(self, snapshot: Snapshot) -> bool:
@@ -127,11 +154,18 @@ class Checkpoints:
                 self.folder, self._name(snapshot.step), _pack(replace(snapshot, notes=notes))
             )
         except OSError as error:
-            self.say(f"{self.folder}: the checkpoint of step {snapshot.step:,} is lost: {error}")
+            self.say(
+                f"{self.folder}: the checkpoint of {self.unit} {snapshot.step:,} is lost: {error}"
+            )
             return False
         for step in _steps(self.folder, self.mark)[:-KEPT]:
             _remove(self.folder, self._name(step))
         return True
+
+    def clear(self) -> None:
+        """Removes all of them: this part of the training is done."""
+        for step in _steps(self.folder, self.mark):
+            _remove(self.folder, self._name(step))
 
     def _name(self, step: int) -> str:
         return f"{self.mark}-{step:012d}.npz"

@@ -7,26 +7,34 @@ it is written out, as in the file that `imgembed init` makes.
 from __future__ import annotations
 
 from pipeline import schema
+from pipeline.artifacts import Version
 from pipeline.errors import ConfigError, ImgembedError
-from trainer.config import ModelConfig, TrainingConfig
-from trainer.example_files import TRAIN, ExampleFiles
+from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
+from trainer.example_files import TRAIN, VALIDATION, ExampleFiles
 from trainer.model import TERMS
 
 _NEIGHBOR_TERMS = ("graph_regularization", "edge_contrast")
 
 
 def check(
-    files: ExampleFiles, model: ModelConfig, training: TrainingConfig, image_size: int | None = None
+    files: ExampleFiles,
+    model: ModelConfig,
+    training: TrainingConfig,
+    image_size: int | None = None,
+    graph: Version | None = None,
 ) -> None:
     """ImgembedError where there is nothing to learn, or nothing to learn it from.
 
-    image_size: that of the configuration, where it was given; None: that of the examples.
+    image_size: that of the configuration, where it was given; None: that of the examples. graph:
+    the version that the examples were made of; None: it is gone, or nobody asks for it.
     """
     _check_records(files)
     _check_image_size(files, image_size)
     _check_neighbors(files, model, training)
     _check_labels(files, training)
     _check_terms(files, training)
+    if model.agreement != "none":
+        _check_agreement(files, model, training, graph)
 
 
 def _check_records(files: ExampleFiles) -> None:
@@ -52,6 +60,8 @@ def _check_neighbors(files: ExampleFiles, model: ModelConfig, training: Training
     asked = [f"training.{term}" for term in _NEIGHBOR_TERMS if _is_asked(training, term)]
     if model.graph_network != "none":
         asked.insert(0, "model.graph_network")
+    if model.agreement == "gam":
+        asked.insert(0, "model.agreement")
     if not asked:
         return
     if files.spec.neighbors == 0 or files.with_neighbors == 0:
@@ -103,7 +113,58 @@ def _check_terms(files: ExampleFiles, training: TrainingConfig) -> None:
         )
 
 
+def _check_agreement(
+    files: ExampleFiles, model: ModelConfig, training: TrainingConfig, graph: Version | None
+) -> None:
+    """ConfigError where nothing could tell which images agree, or nobody would listen."""
+    path, asked = files.version.path, f"model.agreement: {model.agreement!r}"
+    if files.spec.multi_label:
+        raise ConfigError(
+            f"{asked} is of images with one label each, but some in {path} have several; set it to "
+            "none"
+        )
+    if not training.graph_regularization and (
+        model.agreement == "gam_no_graph"
+        or (not training.edge_contrast and model.graph_network == "none")
+    ):
+        raise ConfigError(
+            f"{asked} is a factor of training.graph_regularization, which is 0; raise it"
+        )
+    if files.records(VALIDATION) == 0:
+        raise ConfigError(
+            f"{asked} takes the best iteration by the validation split, which is empty in {path}; "
+            "raise examples.split.validation"
+        )
+    if files.labelled == 0:
+        _check_clicks(files, asked, graph)
+
+
+def _check_clicks(files: ExampleFiles, asked: str, graph: Version | None) -> None:
+    """ConfigError where there are no queries in place of labels."""
+    path = files.version.path
+    if graph is None:
+        raise ConfigError(
+            f"{asked}: no example of the training split in {path} has a label, and the graph that "
+            "they were made of, whose queries could stand in, is gone; make both anew with: "
+            f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}"
+        )
+    if not graph.manifest.get("counts", {}).get("queries", {}).get("published"):
+        raise ConfigError(
+            f"{asked}: no example of the training split in {path} has a label, and {graph.path} "
+            "has no queries to stand in; add labels to the catalog or queries to the logs"
+        )
+
+
 def _is_asked(training: TrainingConfig, term: str) -> bool:
     """Whether a term has a weight that is neither 0 nor the default."""
     default = TrainingConfig.model_fields[term].default
     return getattr(training, term) not in (0, default)
+
+
+def check_weights(agreement: AgreementConfig) -> None:
+    """ConfigError where a training of a run is to try several weights of the agreement term."""
+    if len(agreement.weights) > 1:
+        raise ConfigError(
+            f"agreement.weights: a training takes one of them, found {agreement.weights}; where it "
+            "does not help, the next iteration goes on without the term, as with 0"
+        )

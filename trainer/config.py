@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Weight = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Aggregation = Literal["dist", "add", "concat", "project_dist", "project_add", "project_concat"]
 
 
 class Section(BaseModel):
@@ -59,6 +60,11 @@ class ModelConfig(Section):
         "none",
         description="none: the graph only shapes what is learned; else an image's embedding is "
         "made of its neighbours' too, where it has some",
+    )
+    agreement: Literal["none", "gam", "gam_no_graph"] = Field(
+        "none",
+        description="whether it is learned which edges to trust, and images are labelled in turns: "
+        "gam, or gam_no_graph, of pairs that need be no edges",
     )
     dropout: Share = Field(
         0.1, description="share of the units left out in training, before each tower's last layer"
@@ -160,4 +166,79 @@ class TrainingConfig(Section):
     )
     shuffle_buffer: Annotated[int, Field(ge=1)] = Field(
         2_048, description="examples shuffled at once, held in memory as they are in the files"
+    )
+
+
+class AgreementConfig(Section):
+    """Edges judged and images labelled in turns with training, where model.agreement asks for it.
+
+    Graph agreement models, Stretcu et al., NeurIPS 2019; the defaults are ours where their own do
+    badly with few labels. A turn is a training, what it labels, and what is learned of edges.
+    """
+
+    iterations: Annotated[int, Field(ge=1)] = Field(
+        5, description="trainings after the plain first one, at most; ends when nothing new is sure"
+    )
+    samples_to_label: Annotated[int, Field(ge=0)] = Field(
+        200, description="images a turn that get the label which the model gives them, at most"
+    )
+    min_confidence: Share = Field(
+        0.5, description="probability that a label must exceed before an image is given it"
+    )
+    keep_proportions: bool = Field(
+        True, description="whether new labels are shared among classes as the known ones are"
+    )
+    sticky_labels: bool = Field(
+        True,
+        description="whether a label once given stays; else each turn gives all of them anew, and "
+        "samples_to_label more than the last one",
+    )
+    weight_ll: Weight = Field(0.0, description="in the loss, of pairs of two labelled images")
+    weight_lu: Weight = Field(1.0, description="of a labelled image and one without a label")
+    weight_uu: Weight = Field(0.5, description="of two images without a label")
+    weights: Annotated[list[Weight], Field(min_length=1)] = Field(
+        [1.0],
+        description="what the three are multiplied by; of several, and of 0, the best on the "
+        "validation split is kept",
+    )
+    penalize_negative: bool = Field(
+        False, description="whether a pair counts by what its agreement exceeds a half, or by all"
+    )
+    uu_target: Literal["both", "stopgrad"] = Field(
+        "both", description="of two images without a label: both are pulled, or the first one stays"
+    )
+    pairs: Annotated[int, Field(ge=1)] = Field(128, description="of each kind, a step")
+    aggregation: Aggregation = Field(
+        "dist",
+        description="of two encoded images in the agreement model: squared difference, sum, or "
+        "side by side; project: after another shared layer",
+    )
+    hidden: Annotated[list[Width], Field(min_length=1)] = Field(
+        [128], description="units of the agreement model's encoder, one entry a layer"
+    )
+    pair_source: Literal["labelled_pairs", "edges"] = Field(
+        "labelled_pairs",
+        description="what the agreement model learns from: all pairs of labelled images and edges "
+        "among them, or, as published, these edges alone",
+    )
+    edge_features: bool = Field(
+        True, description="whether it also sees what the logs tell of an edge"
+    )
+    calibrate: bool = Field(
+        True, description="whether its probabilities are set right on held-out pairs"
+    )
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.002, description="of that model")
+    steps: Annotated[int, Field(ge=1)] = Field(800, description="of that model, at most")
+    patience: Annotated[int, Field(ge=1)] = Field(
+        150, description="its steps without a better figure on held-out pairs, then it ends"
+    )
+    batch: Annotated[int, Field(ge=2)] = Field(
+        128, description="pairs a step of it, half of which agree"
+    )
+    decay: Weight = Field(0.0, description="of its weights, squared and halved, in its loss")
+    min_auc: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.6, description="how well it must tell held-out pairs apart; else no edge is judged by it"
+    )
+    min_positive_pairs: Annotated[int, Field(ge=1)] = Field(
+        20, description="pairs that agree, without which no edge is judged by it"
     )

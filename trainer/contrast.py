@@ -17,6 +17,7 @@ def info_nce(
     positive: tf.Tensor,
     negative: tf.Tensor,
     hardest: tf.Tensor | None = None,
+    weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """InfoNCE, mean over the positive pairs; 0 where there is none.
 
@@ -26,13 +27,17 @@ def info_nce(
 
     logits [anchors, candidates] float32; positive, negative [anchors, candidates] bool, disjoint;
     hardest: scalar int, the number of negatives of an anchor that count, those of the greatest
-    logits, of equal ones either; None: all.
+    logits, of equal ones either; None: all. weights [anchors, candidates], >= 0: how much each
+    positive pair counts in the mean; None: all alike.
     """
     against = tf.where(negative, logits, LOWEST)
     if hardest is not None:
         against = tf.math.top_k(against, tf.minimum(hardest, tf.shape(against)[1])).values
     negatives = tf.reduce_logsumexp(against, axis=1, keepdims=True)
     cost = tf.where(positive, tf.nn.softplus(negatives - logits), 0.0)
+    if weights is not None:
+        weights = tf.where(positive, weights, 0.0)
+        return tf.math.divide_no_nan(tf.reduce_sum(weights * cost), tf.reduce_sum(weights))
     pairs = tf.cast(tf.math.count_nonzero(positive), logits.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(cost), pairs)
 
@@ -50,6 +55,7 @@ def edge_contrast(
     copies_count_once: bool = True,
     log_expected: tf.Tensor | None = None,
     hardest: tf.Tensor | None = None,
+    agreement: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """InfoNCE over edges: a seed picks its neighbour out of the batch's images, and vice versa.
 
@@ -62,11 +68,14 @@ def edge_contrast(
     log_expected: ln of how often each image is to be expected, up to a constant, which is taken
     from its logits, as a positive as well.
 
+    agreement: how far each neighbour is to be trusted; the mean over the pairs is weighted by it.
+    A doubted neighbour is no negative either.
+
     seeds [batch, dim]; neighbors [batch, n, dim]; seed_ids [batch] int64; neighbor_ids [batch, n]
     int64, 0 = no such neighbour; graph_ids [batch, k] int64, the whole neighbourhoods, 0 = none;
     seed_labels [batch, any number], neighbor_labels [batch, n, any number] int64, -1 = none;
     log_expected [batch + batch * n], of the seeds, then of the neighbours row by row; hardest: see
-    `info_nce`.
+    `info_nce`; agreement [batch, n], >= 0, None: all alike.
     """
     batch, drawn = tf.unstack(tf.shape(neighbor_ids))
     ids = all_ids(seed_ids, neighbor_ids)
@@ -92,7 +101,11 @@ def edge_contrast(
     if copies_count_once:
         copies = tf.reduce_sum(tf.cast(same, nodes.dtype), axis=1)
         logits -= tf.where(negative, tf.math.log(copies)[None, :], 0.0)
-    return info_nce(logits, positive, negative, hardest)
+    weights = None
+    if agreement is not None:  # one side of a positive pair is a seed, the other its neighbour
+        trust = tf.concat([tf.ones([batch], nodes.dtype), tf.reshape(agreement, [-1])], axis=0)
+        weights = trust[:, None] * trust[None, :]
+    return info_nce(logits, positive, negative, hardest, weights)
 
 
 def all_ids(seed_ids: tf.Tensor, neighbor_ids: tf.Tensor) -> tf.Tensor:

@@ -9,36 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version, to_json
 from pipeline.errors import ImgembedError
 from trainer import projector, serving
+from trainer.attempt import Data, Trained, attempt
 from trainer.checkpoints import Checkpoints, mark
-from trainer.checks import check
-from trainer.config import ModelConfig, TrainingConfig
-from trainer.dataset import evaluation_batches, image_ids, steps_per_epoch, training_batches
-from trainer.example_files import TRAIN, VALIDATION, ExampleFiles
-from trainer.learner import Learner
-from trainer.loop import Loop, Plan
-from trainer.model import EmbeddingModel
-from trainer.optimizers import make_optimizer, precision
-from trainer.popularity import Popularity
+from trainer.checks import check, check_weights
+from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
+from trainer.cotraining import CoTraining, Outcome, read_world, write_findings
+from trainer.example_files import ExampleFiles
 from trainer.progress import Listener
-from trainer.stopping import Best
-from trainer.strategies import Replicas, Shard
-from trainer.tensorboard import Events
-from trainer.transform import Transform
-from trainer.validation import MOST_SEEDS, Validator
+from trainer.strategies import Replicas
 from trainer.workers import Worker
 
-_SHOWN_IDS = 3
-_ALONE, _NOBODY = Worker(), Listener()
+_ALONE, _NOBODY, _DEFAULT = Worker(), Listener(), AgreementConfig()
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -55,6 +44,8 @@ def train(
     training: TrainingConfig,
     seed: int,
     out: NewVersion | None,
+    agreement: AgreementConfig = _DEFAULT,
+    graph: Version | None = None,
     checkpoints: str | None = None,
     restart: bool = False,
     image_size: int | None = None,
@@ -65,124 +56,55 @@ def train(
     """Fits the model, writes SavedModel, history and event files into `out`, gives the manifest.
 
     Goes on from the last checkpoint in the folder `checkpoints`, unless `restart`; None: there are
-    none. They stay: whoever commits `out` removes them. image_size: of the configuration, where it
-    names one. devices: None: all GPUs, else the CPU. Of several workers all but the chief have no
-    `out`, and get None when the chief is done. Nothing is printed.
+    none. They stay: whoever commits `out` removes them. agreement, graph: of co-training, where
+    `model` asks for it; graph: the version that the examples were made of, None: it is gone.
+    image_size: of the configuration, where it names one. devices: None: all GPUs, else the CPU. Of
+    several workers all but the chief have no `out`, and get None when the chief is done. Nothing is
+    printed.
 
     ImgembedError where it cannot be trained, Interrupted where the listener asks to stop.
     """
     replicas = Replicas.open(worker, devices)  # before TensorFlow does anything else
     files = ExampleFiles.open(examples)
-    check(files, model, training, image_size)
-    keras.utils.set_random_seed(seed)
-    data = _Data(files, files.transform(), model, training, seed)
-    learner = _make_learner(data, replicas)
-    best = Best(training.patience)
+    check(files, model, training, image_size, graph=graph)
+    if model.agreement != "none":
+        check_weights(agreement)
+    data = Data(files, files.transform(), model, training, seed)
     kept = None
     if checkpoints is not None:
-        made_of = mark(examples=examples, model=model, training=training, seed=seed)
+        made_of = mark(
+            examples=examples,
+            model=model,
+            training=training,
+            seed=seed,
+            agreement=agreement if model.agreement != "none" else None,
+            graph=graph,
+        )
         kept = Checkpoints(checkpoints, made_of, replicas.count, listener.on_note)
-    loop = Loop(
-        learner=learner,
-        replicas=replicas,
-        plan=data.plan(),
-        best=best,
-        measure=data.measure(learner.network),
-        explain_step=data.explain_step,
-        checkpoints=kept,
-        events=Events(out.file(schema.TENSORBOARD_FOLDER)) if out is not None else None,
-        listener=listener,
-    )
+    runs: dict[str, Any] = {
+        "checkpoints": kept,
+        "restart": restart,
+        "events": out.file(schema.TENSORBOARD_FOLDER) if out is not None else None,
+        "listener": listener,
+    }
     with _workers_lost(worker):
-        found = kept.begin(anew=restart) if kept is not None and worker.is_chief else None
-        loop.restore(found)
-        loop.run(replicas.batches(lambda shard: data.batches(loop.step, shard)))
-        manifest = _finish(data, learner.network, loop, best, out) if out is not None else None
+        if model.agreement == "none":
+            trained = attempt(data, replicas, **runs)
+            manifest = _finish(data, trained, out) if out is not None else None
+        else:
+            if graph is None and worker.is_chief:
+                listener.on_note(
+                    "the graph that the examples were made of is gone: what the logs tell of an "
+                    "edge is not looked at"
+                )
+            world = read_world(data, graph)
+            outcome = CoTraining(data, replicas, agreement, world, **runs).run()
+            manifest = None
+            if outcome is not None and out is not None:
+                manifest = _finish(data, outcome.trained, out, outcome)
+                write_findings(outcome, world, agreement, files.classes, out)
         replicas.agree(0)  # the others stay until the chief is done
     return manifest
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The examples, and what the configuration wants of them."""
-
-    files: ExampleFiles
-    transform: Transform
-    model: ModelConfig
-    training: TrainingConfig
-    seed: int
-
-    def plan(self) -> Plan:
-        training = self.training
-        return Plan(
-            epochs=training.epochs,
-            steps=steps_per_epoch(self.files, TRAIN, training.batch_size),
-            batch_size=training.batch_size,
-            checkpoint_seconds=60.0 * training.checkpoint_minutes,
-        )
-
-    @property
-    def edges(self) -> bool:
-        """Whether the model looks at edges among an image's neighbours."""
-        return self.model.graph_network != "none"
-
-    def batches(self, step: int, shard: Shard) -> tf.data.Dataset:
-        """What a replica trains on, from a step on."""
-        training = self.training
-        return training_batches(
-            self.files,
-            self.transform,
-            batch_size=training.batch_size,
-            neighbors=training.neighbors,
-            epochs=training.epochs,
-            seed=self.seed,
-            shuffle_buffer=training.shuffle_buffer,
-            start_step=step,
-            shard=shard,
-            edges=self.edges,
-        )
-
-    def evaluation(self, split: str, batch_size: int) -> tf.data.Dataset:
-        """A split as validation sees it: ranks ask for the strongest neighbour."""
-        wanted = self.training.neighbors if self.edges else min(1, self.training.neighbors)
-        return evaluation_batches(
-            self.files,
-            self.transform,
-            split,
-            batch_size=batch_size,
-            neighbors=wanted,
-            edges=self.edges,
-        )
-
-    def measure(self, network: EmbeddingModel) -> Any:
-        """The function that gives an epoch's figures of validation."""
-        if self.files.records(VALIDATION) == 0:
-            return dict
-        batch_size = self.training.batch_size
-        batches = self.evaluation(VALIDATION, batch_size).take(-(-MOST_SEEDS // batch_size))
-        return Validator(network, batches).figures
-
-    def explain_step(self, step: int) -> str:
-        """Which images a step learned from."""
-        ids = image_ids(
-            self.files,
-            step=step,
-            batch_size=self.training.batch_size,
-            seed=self.seed,
-            shuffle_buffer=self.training.shuffle_buffer,
-        )
-        shown = ", ".join(map(repr, ids[:_SHOWN_IDS]))
-        more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-        return f"the images of that step are {shown}{more}"
-
-
-def _make_learner(data: _Data, replicas: Replicas) -> Learner:
-    """A fresh model with its optimizer, built: all weights are there."""
-    with replicas.strategy.scope(), precision(data.training.precision):
-        network = make_model(data.files, data.transform, data.model, data.training)
-        for batch in data.evaluation(TRAIN, 2).take(1):
-            network(batch, training=False)
-        return Learner(network, make_optimizer(data.training, data.plan().total), replicas)
 
 
 @contextmanager
@@ -200,35 +122,20 @@ def _workers_lost(worker: Worker) -> Iterator[None]:
         ) from error
 
 
-def make_model(
-    files: ExampleFiles, transform: Transform, model: ModelConfig, training: TrainingConfig
-) -> EmbeddingModel:
-    """A fresh model for these examples."""
-    popularity = None
-    if training.logq_correction == "popularity" and training.edge_contrast:
-        popularity = Popularity.of(files, training.neighbors)
-    return EmbeddingModel(
-        model,
-        training,
-        channels=transform.channels() if files.spec.feature_dim is None else None,
-        num_classes=len(files.classes) if files.labelled else 0,
-        num_tokens=files.num_tokens if files.texts else 0,
-        multi_label=files.spec.multi_label,
-        image_size=files.image_size,
-        class_counts=files.class_counts,
-        popularity=popularity,
-        steps=training.epochs * steps_per_epoch(files, TRAIN, training.batch_size),
-    )
-
-
 def _finish(
-    data: _Data, network: EmbeddingModel, loop: Loop, best: Best, out: NewVersion
+    data: Data, trained: Trained, out: NewVersion, outcome: Outcome | None = None
 ) -> dict[str, Any]:
-    """Writes the best weights as a SavedModel, and what is to be seen of the training."""
-    network.set_weights(best.weights)
-    files, history = data.files, loop.record.history
+    """Writes the best weights as a SavedModel, and what is to be seen of the training.
+
+    outcome: of co-training, of which `trained` is the best iteration.
+    """
+    network, files, history = trained.network, data.files, trained.record.history
     signatures = serving.export(network, data.transform, files, out.file(schema.SAVED_MODEL_FOLDER))
-    _write_history(out.file(schema.HISTORY_FILE), history, best.epoch)
+    found = {"best_epoch": trained.best_epoch, "epochs": history}
+    if outcome is not None:
+        found |= outcome.history()
+    with tf.io.gfile.GFile(out.file(schema.HISTORY_FILE), "wb") as file:
+        file.write(to_json(found))
     projector.write(out.file(schema.TENSORBOARD_FOLDER), network, files, data.transform)
     return {
         "dim": data.model.dim,
@@ -241,11 +148,7 @@ def _finish(
         "multi_label": files.spec.multi_label,
         "parameters": network.count_params(),
         "epochs": len(history),
-        "best_epoch": best.epoch,
-        "metrics": history[best.epoch - 1],
+        "best_epoch": trained.best_epoch,
+        "metrics": trained.metrics,
+        **({"agreement": outcome.summary()} if outcome is not None else {}),
     }
-
-
-def _write_history(path: str, epochs: list[dict[str, float]], best_epoch: int) -> None:
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(to_json({"best_epoch": best_epoch, "epochs": epochs}))

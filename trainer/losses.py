@@ -8,9 +8,13 @@ of labelled seeds, so that with `balanced_weights` the size of the loss does not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+
+from trainer.agreement.loss import pair_loss
+from trainer.agreement.pairs import KindWeights
 
 
 def supervised(
@@ -140,3 +144,58 @@ def mean_cosine(embeddings: tf.Tensor) -> tf.Tensor:
     total = tf.reduce_sum(tf.square(tf.reduce_sum(embeddings, axis=0)))
     norms = tf.reduce_sum(tf.square(embeddings))
     return tf.math.divide_no_nan(total - norms, rows * (rows - 1.0))
+
+
+@dataclass(frozen=True)
+class PairWeights:
+    """How much pairs count in `agreement`: of two labelled images, of one, of none.
+
+    certain: the agreement of two images of one label. first_stays: of two images without a label
+    only the second is pulled.
+    """
+
+    kinds: KindWeights
+    certain: float = 1.0
+    first_stays: bool = False
+
+
+def agreement(
+    seeds: tf.Tensor,
+    others: tf.Tensor,
+    *,
+    labels: tf.Tensor,
+    other_labels: tf.Tensor,
+    agreement: tf.Tensor,
+    present: tf.Tensor,
+    weights: PairWeights,
+    disagreeing_count: bool = False,
+) -> tf.Tensor:
+    """The term of graph agreement models, `trainer.agreement.loss.pair_loss`, of a batch's pairs.
+
+    Of two labelled images the other one is pulled to the seed's label, with the agreement `certain`
+    where their labels are equal and 0 where they are not; of a labelled and an unlabelled one the
+    latter, wherever it stands; two unlabelled ones to one another. 0 where there is no pair.
+
+    seeds [batch, classes], others [batch, n, classes] float32, probabilities; labels [batch],
+    other_labels [batch, n] int64, -1 = none; agreement [batch, n] float32; present [batch, n] bool,
+    whether there is such a pair; disagreeing_count: pairs of different labels are part of the mean,
+    as where pairs are drawn without a graph; along edges they are left out.
+    """
+    left = tf.broadcast_to(seeds[:, None], tf.shape(others))
+    own = tf.broadcast_to(labels[:, None], tf.shape(other_labels))
+    both, none = (own >= 0) & (other_labels >= 0), (own < 0) & (other_labels < 0)
+    same, kinds = own == other_labels, weights.kinds
+    counted = present if disagreeing_count else present & (~both | same)
+    trust = tf.where(both, kinds.ll * tf.where(same, weights.certain, 0.0), kinds.lu * agreement)
+    pulled = tf.where((own >= 0)[..., None], others, left)
+    towards, mutual = counted & ~none, counted & none
+    return pair_loss(
+        tf.boolean_mask(pulled, towards),
+        tf.boolean_mask(tf.where(own >= 0, own, other_labels), towards),
+        tf.boolean_mask(trust, towards),
+        tf.boolean_mask(left, mutual),
+        tf.boolean_mask(others, mutual),
+        tf.boolean_mask(kinds.uu * agreement, mutual),
+        count=tf.math.count_nonzero(counted),
+        first_stays=weights.first_stays,
+    )

@@ -58,13 +58,15 @@ class EmbeddingModel(keras.Model):
         image_size: int | None = None,
         class_counts: Sequence[int] | None = None,
         popularity: Popularity | None = None,
+        pair_weights: losses.PairWeights | None = None,
         steps: int = 0,
     ) -> None:
         """channels, image_size: of pictures; None for ready features.
 
         num_classes, num_tokens: 0 = none. class_counts: training images of each class, for
-        balanced class weights. popularity: for the correction of that name. steps: of the whole
-        training, of which hard_negatives_after is a share.
+        balanced class weights. popularity: for the correction of that name. pair_weights: of the
+        kinds of pairs in graph_regularization of probabilities; None: edges count as they are.
+        steps: of the whole training, of which hard_negatives_after is a share.
 
         Where their term has no weight, classes and texts are left out too: an untrained head's
         answers would look like any others.
@@ -79,6 +81,7 @@ class EmbeddingModel(keras.Model):
         }
         self._settings = training
         self._popularity = popularity
+        self._pair_weights = pair_weights
         self.multi_label = multi_label
         self.activation = tf.nn.sigmoid if multi_label else tf.nn.softmax
         self.image_tower = build.image_tower(
@@ -175,7 +178,7 @@ class EmbeddingModel(keras.Model):
             "seeds": self.graph_tower(
                 seeds,
                 neighbors,
-                tf.where(kept[:, None], inputs["neighbor_weight"], 0.0),
+                tf.where(kept[:, None], _trusted(inputs), 0.0),
                 _edges(inputs, kept),
                 training=training,
             ),
@@ -237,12 +240,32 @@ class EmbeddingModel(keras.Model):
             sides = tuple(self.class_head(side) for side in sides)
         if self._settings.regularized == "probabilities":
             sides = tuple(self.activation(logits) for logits in sides)
+        seeds, others = sides
+        weights, trust = x["neighbor_weight"], x.get("neighbor_agreement")
+        labels = x["neighbor_label"]
+        if "partner" in x:  # in place of neighbours
+            others, labels = tf.gather(seeds, x["partner"]), tf.gather(x["label"], x["partner"])
+            own = tf.range(tf.shape(seeds)[0])[:, None]
+            weights, trust = tf.cast(x["partner"] != own, tf.float32), x["partner_agreement"]
+        if self._pair_weights is not None and self._settings.regularized == "probabilities":
+            return losses.agreement(
+                seeds,
+                others,
+                labels=x["label"],
+                other_labels=labels,
+                agreement=tf.ones_like(weights) if trust is None else trust,
+                present=weights > 0.0,
+                weights=self._pair_weights,
+                disagreeing_count="partner" in x,
+            )
         return gnn.graph_loss(
-            *sides,
-            x["neighbor_weight"],
+            seeds,
+            others,
+            weights,
             gnn.DistanceConfig(self._settings.distance),
             normalization=self._settings.graph_loss_normalization,
             over=self._settings.graph_loss_over,
+            agreement=trust,
         )
 
     def _edge_contrast(self, x: Batch, outputs: Batch, training: bool) -> tf.Tensor:
@@ -264,6 +287,7 @@ class EmbeddingModel(keras.Model):
             copies_count_once=correction == "batch",
             log_expected=log_expected,
             hardest=self._hardest(),
+            agreement=x.get("neighbor_agreement"),
         )
 
     def _text_contrast(self, x: Batch, outputs: Batch, training: bool) -> tf.Tensor:
@@ -286,12 +310,22 @@ class EmbeddingModel(keras.Model):
         return tf.where(warm, self._settings.hard_negatives, tf.int32.max)
 
 
+def _trusted(inputs: Batch) -> tf.Tensor:
+    """[batch, n] float32: weights of the neighbours, times their agreement where it is known."""
+    if "neighbor_agreement" not in inputs:
+        return inputs["neighbor_weight"]
+    return inputs["neighbor_weight"] * inputs["neighbor_agreement"]
+
+
 def _edges(inputs: Batch, kept: tf.Tensor) -> dict[str, tf.Tensor] | None:
     """Edges among the nodes of the seeds that keep their neighbours; None where none are read."""
     if "graph_senders" not in inputs:
         return None
+    weights = inputs["graph_weights"]
+    if "graph_agreement" in inputs:
+        weights *= inputs["graph_agreement"]
     return {
         "senders": tf.where(kept[:, None], inputs["graph_senders"], -1),
         "receivers": tf.where(kept[:, None], inputs["graph_receivers"], -1),
-        "weights": tf.where(kept[:, None], inputs["graph_weights"], 0.0),
+        "weights": tf.where(kept[:, None], weights, 0.0),
     }

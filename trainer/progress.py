@@ -29,22 +29,27 @@ class Listener:
     """Is told of a training.
 
     on_epoch(epoch, epochs, figures): after each epoch, from 1. on_step(pace): after each step.
-    on_note(line): of what is out of the ordinary. is_asked_to_stop(): asked after each step; a
-    training that is asked ends with a checkpoint.
+    on_note(line): of what is out of the ordinary. on_iteration(iteration, last): before each
+    iteration of co-training, from 0; epochs and steps count anew in each. is_asked_to_stop(): asked
+    after each step; a training that is asked ends with a checkpoint.
     """
 
     on_epoch: Callable[[int, int, Figures], None] = lambda *_: None
     on_step: Callable[[Pace], None] = lambda _: None
     on_note: Callable[[str], None] = lambda _: None
+    on_iteration: Callable[[int, int], None] = lambda *_: None
     is_asked_to_stop: Callable[[], bool] = lambda: False
 
 
 class Interrupted(Exception):  # noqa: N818 - it was asked for, nothing went wrong
-    """A training was asked to stop, and has; `kept`: there is a checkpoint of this very step."""
+    """A training was asked to stop, and has; `kept`: there is a checkpoint of this very step.
 
-    def __init__(self, step: int, steps: int, *, kept: bool) -> None:
+    iteration: of co-training, in which the step is; None: there are no iterations.
+    """
+
+    def __init__(self, step: int, steps: int, *, kept: bool, iteration: int | None = None) -> None:
         super().__init__(f"stopped after step {step:,} of {steps:,}")
-        self.step, self.steps, self.kept = step, steps, kept
+        self.step, self.steps, self.kept, self.iteration = step, steps, kept, iteration
 
 
 class Clock:

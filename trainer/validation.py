@@ -37,8 +37,12 @@ Found = dict[str, np.ndarray]
 class Validator:
     """Measures a model on batches of `trainer.dataset.evaluation_batches`."""
 
-    def __init__(self, network: EmbeddingModel, batches: tf.data.Dataset) -> None:
+    def __init__(
+        self, network: EmbeddingModel, batches: tf.data.Dataset, *, edges: bool = False
+    ) -> None:
+        """edges: whether edges are ranked even where no term learns from them."""
         self._network, self._batches = network, batches
+        self._edges = edges or network.trains("edge_contrast", "graph_regularization")
         self._outputs = tf.function(
             lambda batch: network(batch, training=False), autograph=False, reduce_retracing=True
         )
@@ -47,9 +51,9 @@ class Validator:
         """All figures and the collapse monitors, by the names of the history."""
         found = self._found()
         served = _served(found)
-        figures = _figures(self._network, served)
+        figures = _figures(self._network, served, edges=self._edges)
         if served is not found:
-            figures |= _connected(_figures(self._network, found))
+            figures |= _connected(_figures(self._network, found, edges=self._edges))
         named = {f"{PREFIX}{name}": value for name, value in figures.items()}
         if served is not found:
             named |= _skew(named)
@@ -88,12 +92,12 @@ def _skew(named: Figures) -> Figures:
     return {"neighbor_skew": float(np.mean(lost))} if lost else {}
 
 
-def _figures(network: EmbeddingModel, found: Found) -> Figures:
+def _figures(network: EmbeddingModel, found: Found, *, edges: bool) -> Figures:
     """`text_mrr`, `edge_mrr`, `accuracy`, `figure`, each in [0, 1], where there is data for it."""
     figures = {}
     if network.trains("text_contrast") and found["text_id"].any():
         figures["text_mrr"] = _text_mrr(found)
-    if network.trains("edge_contrast", "graph_regularization") and found["neighbor_id"].any():
+    if edges and found["neighbor_id"].any():
         figures["edge_mrr"] = _edge_mrr(found)
     if network.trains("supervised") and (found["heldout_label"] >= 0).any():
         figures["accuracy"] = _accuracy(found)

@@ -40,15 +40,16 @@ def build_examples(
     shards: int | str,
     make_pipeline: Callable[[], beam.Pipeline],
     threads: int = 1,
+    agreement: Version | None = None,
 ) -> dict[str, Any]:
     """Writes the examples of a version; returns what its manifest says of them.
 
-    shards: parts the catalog is cut into, or "auto"; no result depends on it. Nothing is committed
-    here.
+    agreement: of the graph's edges, where the configuration asks for it. shards: parts the catalog
+    is cut into, or "auto"; no result depends on it. Nothing is committed here.
     """
     found = find.inspect(images)
     number = sizes.shard_count(shards, sizes.estimate(found, images, examples))
-    job = ExamplesJob(images, examples, graph, out, Places(seed, number), found, threads)
+    job = ExamplesJob(images, examples, graph, out, Places(seed, number), found, threads, agreement)
     transform.forget()
     try:
         counts = _run(make_pipeline(), prepare_images, job)
@@ -143,13 +144,14 @@ def write_examples(
 ) -> None:
     """Settled images and edges -> TFRecords."""
     joined = root | "JoinNeighbors" >> JoinNeighbors(
-        job.graph.shards(schema.EDGES),
+        job.edges,
         JoinOptions(
             files=job.nodes,
             places=job.places,
             neighbors=spec.neighbors,
             relative=job.examples.neighbor_weights == "strongest",
             threads=job.threads,
+            trust=job.trust,
         ),
     )
     _ = joined[COVERAGE] | "Coverage" >> coverage.WriteCoverage(job.work)

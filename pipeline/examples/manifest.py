@@ -67,8 +67,16 @@ def _counts(
             "read": counts["edges"],
             "skipped": counts["edges skipped"],
             "among_nodes_of_examples": counts["edges among"],
+            **_doubted(job, counts),
         },
         "queries": {"read": counts["query rows"], "skipped": counts["query rows without an image"]},
         # Labels that too few training images have for a model to learn, or none.
         "unknown_labels": counts["labels"] - counts["known labels"],
     }
+
+
+def _doubted(job: ExamplesJob, counts: Mapping[str, int]) -> dict[str, int]:
+    """How many edges were left out since their agreement is low."""
+    if job.agreement is None:
+        return {}
+    return {"doubted": int(job.agreement.manifest["edges"]["judged"]) - counts["edges"]}

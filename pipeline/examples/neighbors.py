@@ -27,6 +27,7 @@ from pipeline.examples.nodes import NODE_COLUMNS, NodeFiles
 from pipeline.examples.places import PLACE, Places, column
 from pipeline.examples.prepare import NAMESPACE
 from pipeline.examples.settle import SESSIONS
+from pipeline.examples.trust import Trust
 from pipeline.memory import release_freed_memory
 from pipeline.parallel import InThreads, Outcome
 from pipeline.parcels import Shipped
@@ -62,7 +63,8 @@ COVERAGE, EVERY = "coverage", "every"
 class JoinOptions:
     """What the join depends on beside the data.
 
-    neighbors: the most of an image. relative: weights are divided by the image's strongest.
+    neighbors: the most of an image. relative: weights are divided by the image's strongest. trust:
+    what is made of the edges' agreement; None: they have none.
     """
 
     files: NodeFiles
@@ -70,10 +72,13 @@ class JoinOptions:
     neighbors: int
     relative: bool
     threads: int
+    trust: Trust | None = None
 
 
-def with_places(edges: pa.Table, places_: Places) -> Iterator[Keyed]:
+def with_places(edges: pa.Table, places_: Places, trust: Trust | None = None) -> Iterator[Keyed]:
     """EDGE_SCHEMA of edges of the graph, for the shards of their dst."""
+    if trust is not None:
+        edges = trust.applied(edges)
     dst = places_.of(edges["dst"])
     columns = [pa.array(places_.of(edges["src"])), pa.array(dst)]
     columns += [edges[name] for name in _EDGE_COLUMNS]
@@ -204,11 +209,13 @@ class JoinNeighbors(beam.PTransform):
 
     def expand(self, root: beam.Pipeline) -> dict[str, beam.PCollection]:
         options = self.options
+        columns = _EDGE_COLUMNS if options.trust is None else (*_EDGE_COLUMNS, "agreement")
         every = root | "EveryShard" >> EveryShard(options.places.shards)
         edges_by_dst = (
             root
-            | "ReadEdges" >> ReadTables(self.edge_files, _EDGE_COLUMNS)
-            | "SplitByDst" >> beam.FlatMap(with_places, options.places).with_output_types(Keyed)
+            | "ReadEdges" >> ReadTables(self.edge_files, columns)
+            | "SplitByDst"
+            >> beam.FlatMap(with_places, options.places, options.trust).with_output_types(Keyed)
         )
         edges_by_src = (
             {EDGES: edges_by_dst}

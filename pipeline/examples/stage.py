@@ -12,13 +12,15 @@ from pipeline.examples import spill
 from pipeline.examples.catalog.find import Catalog
 from pipeline.examples.nodes import NodeFiles
 from pipeline.examples.places import Places
+from pipeline.examples.trust import Trust
 
 
 @dataclass(frozen=True)
 class ExamplesJob:
     """Everything that the two pipelines of the stage read.
 
-    threads: elements that a step works on at a time.
+    agreement: of the graph's edges, where it is asked for. threads: elements that a step works on
+    at a time.
     """
 
     images: ImagesConfig
@@ -28,6 +30,21 @@ class ExamplesJob:
     places: Places
     found: Catalog
     threads: int
+    agreement: Version | None = None
+
+    @property
+    def edges(self) -> list[str]:
+        """The files of the graph's edges, with their agreement where it is asked for."""
+        if self.agreement is None:
+            return self.graph.shards(schema.EDGES)
+        return self.agreement.shards(schema.AGREEMENTS)
+
+    @property
+    def trust(self) -> Trust | None:
+        """What is made of the agreement of edges."""
+        if self.agreement is None or self.examples.agreement == "none":
+            return None
+        return Trust(self.examples.agreement, self.examples.min_agreement)
 
     @property
     def work(self) -> str:

@@ -137,12 +137,18 @@ def edge_ends(graph: graphs.GraphsTuple) -> tuple[tf.Tensor, tf.Tensor]:
     )
 
 
-def readout(graph: graphs.GraphsTuple, config: DistanceConfig) -> tf.Tensor:
-    """l_v = sum_w e_vw d(h_v, h_w) / sum_w e_vw of each node, [nodes]; 0 without in-edges.
+def readout(
+    graph: graphs.GraphsTuple, config: DistanceConfig, agreement: tf.Tensor | None = None
+) -> tf.Tensor:
+    """l_v = sum_w e_vw a_vw d(h_v, h_w) / sum_w e_vw of each node, [nodes]; 0 without in-edges.
 
     Graph regularization as messages: an edge carries its weight times the distance of its ends, a
-    node sums what it receives, and the readout divides by the weighted degree.
+    node sums what it receives, and the readout divides by the weighted degree. agreement: a,
+    [edges, 1]; None: 1 everywhere. The degree is without it: a node whose edges are all doubted
+    is to be pulled less.
     """
     distance = row_distance(*edge_ends(graph), config)
+    if agreement is not None:
+        distance *= tf.cast(agreement, distance.dtype)
     messages = graph.replace(edges=tf.cast(edge_shares(graph), distance.dtype) * distance)
     return blocks.ReceivedEdgesToNodesAggregator(tf.math.unsorted_segment_sum)(messages)[:, 0]

@@ -23,14 +23,25 @@ def graph_loss(
     *,
     normalization: Normalization = "readout",
     over: Over = "all",
+    agreement: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The loss of ready outputs, a scalar; what the words mean stands at `loss_of_graph`.
 
-    seeds: [batch, dim]; neighbors: [batch, n, dim]; weights: [batch, n], <= 0 = no such neighbour.
+    seeds: [batch, dim]; neighbors: [batch, n, dim]; weights: [batch, n], <= 0 = no such neighbour;
+    agreement: [batch, n], how far to trust each of them, from 0 to 1; None: wholly.
     """
-    graph = networks.from_packed(pack(seeds, neighbors, tf.cast(weights, tf.float32)))
-    rows = seed_rows(graph.n_node)
-    return loss_of_graph(graph, config, seeds=rows, normalization=normalization, over=over)
+    weights = tf.cast(weights, tf.float32)
+    graph = networks.from_packed(pack(seeds, neighbors, weights))
+    if agreement is not None:  # edges stand row by row, as the slots that hold a neighbour do
+        agreement = tf.boolean_mask(tf.cast(agreement, tf.float32), weights > 0.0)[:, None]
+    return loss_of_graph(
+        graph,
+        config,
+        seeds=seed_rows(graph.n_node),
+        normalization=normalization,
+        over=over,
+        agreement=agreement,
+    )
 
 
 def loss_of_graph(
@@ -40,6 +51,7 @@ def loss_of_graph(
     seeds: tf.Tensor,
     normalization: Normalization = "readout",
     over: Over = "all",
+    agreement: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The loss of a GraphsTuple whose edges all end in a seed; nodes [nodes, dim].
 
@@ -50,10 +62,12 @@ def loss_of_graph(
     nonzero: the sum of e_vw d over the number of edges. weighted_mean: the same sum over that of
     the weights. Both are means of edges, in which seeds without neighbours have no part.
     Scaling all weights changes nothing but in nonzero. Without edges it is 0.
+    agreement: [edges, 1], a factor of each distance alone, never of what it is divided by: where
+    all are a, the loss is a times what it would be.
     """
     check_options(normalization, over)
     if normalization == "readout":
-        costs = tf.gather(networks.readout(graph, config), seeds)
+        costs = tf.gather(networks.readout(graph, config, agreement), seeds)
         if over == "all":
             return _ratio(tf.reduce_sum(costs), tf.size(costs))
         degrees = tf.math.unsorted_segment_sum(
@@ -62,6 +76,8 @@ def loss_of_graph(
         connected = tf.cast(tf.gather(degrees, seeds) > 0.0, costs.dtype)
         return tf.math.divide_no_nan(tf.reduce_sum(costs), tf.reduce_sum(connected))
     distance = row_distance(*networks.edge_ends(graph), config)
+    if agreement is not None:
+        distance *= tf.cast(agreement, distance.dtype)
     weights = tf.cast(graph.edges, distance.dtype)
     total = tf.reduce_sum(weights * distance)
     counted = tf.ones_like(weights) if normalization == "nonzero" else weights

@@ -1,0 +1,134 @@
+"""Where pairs of an iteration get their agreement from: learned, given, or not at all.
+
+A guide is asked with the labels of an iteration, known and given, and answers with its Guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from trainer.agreement.classifiers import EdgeDraws, Guidance
+from trainer.agreement.fitting import Fitter
+from trainer.agreement.judge import Judge
+from trainer.agreement.loss import transformed
+from trainer.agreement.pair_sets import Graph
+from trainer.agreement.pairs import GraphPairs, KindWeights, RandomPairs
+from trainer.config import AgreementConfig
+
+# (labels [nodes] int64, seed) -> what the iteration has beside them
+Guide = Callable[[np.ndarray, int], Guidance]
+
+
+def no_pairs(labels: np.ndarray, seed: int) -> Guidance:
+    """Labels alone: with self-labelling, self-training."""
+    return Guidance()
+
+
+def weights_of(settings: AgreementConfig, factor: float = 1.0) -> KindWeights:
+    """Those of the settings, times a factor."""
+    return KindWeights(settings.weight_ll, settings.weight_lu, settings.weight_uu).times(factor)
+
+
+@dataclass(frozen=True)
+class AlongEdges:
+    """Pairs along edges, and the contrastive term's, of an agreement that is at hand.
+
+    weights: of the pair loss; all 0: it has no pairs. contrast_pairs: edges a step of the
+    contrastive term; 0: it has none.
+    """
+
+    edges: np.ndarray
+    settings: AgreementConfig
+    weights: KindWeights
+    contrast_pairs: int = 0
+
+    def guidance(self, labels: np.ndarray, agreement: np.ndarray, seed: int) -> Guidance:
+        """agreement [edges] float32: probabilities, before the transform of the settings."""
+        trust = transformed(agreement, penalize_negative=self.settings.penalize_negative)
+        weights, pairs, edges = self.weights, None, None
+        if weights.ll or weights.lu or weights.uu:
+            pairs = GraphPairs(
+                self.edges, labels, trust, weights=weights, pairs=self.settings.pairs, seed=seed
+            )
+        if self.contrast_pairs:
+            edges = EdgeDraws(self.edges, trust, pairs=self.contrast_pairs, seed=seed + 1)
+        return Guidance(pairs, edges, agreement=agreement)
+
+
+def given(along: AlongEdges, agreement: np.ndarray) -> Guide:
+    """An agreement that does not change: 1 for all edges is graph regularization (NGM), the truth
+    is an oracle.
+    """
+    return lambda labels, seed: along.guidance(labels, agreement, seed)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """An agreement model fitted on the labels of each iteration.
+
+    validation [nodes] int64: labels to measure it by, or None. without: what there is where the
+    model is of no use (guard A): nothing; the contrastive term, which bears edges that err, of all
+    edges alike; or both terms of all edges alike.
+    """
+
+    along: AlongEdges
+    graph: Graph
+    nodes: np.ndarray
+    fitter: Fitter
+    validation: np.ndarray | None = None
+    without: Literal["nothing", "contrast", "all"] = "nothing"
+
+    def __call__(self, labels: np.ndarray, seed: int) -> Guidance:
+        """Fits the model and asks it about all edges."""
+        judge = self.fitter.on_labels(self.graph, labels, seed=seed, validation=self.validation)
+        if judge.unusable is None:
+            agreement = judge.of_edges(self.nodes, self.graph)
+            found = self.along.guidance(labels, agreement, seed)
+        elif self.without == "nothing":
+            found = Guidance()
+        else:
+            ones = np.ones(len(self.graph.edges), np.float32)
+            found = self.along.guidance(labels, ones, seed)
+            if self.without == "contrast":
+                found = Guidance(edges=found.edges)
+        return Guidance(
+            found.pairs, found.edges, dict(judge.figures), judge.unusable, found.agreement
+        )
+
+
+@dataclass(frozen=True)
+class LearnedWithoutGraph:
+    """GAM*: the same of random pairs. pool [nodes] bool: the unlabelled nodes that take part."""
+
+    graph: Graph
+    nodes: np.ndarray
+    fitter: Fitter
+    settings: AgreementConfig
+    weights: KindWeights
+    pool: np.ndarray
+
+    def __call__(self, labels: np.ndarray, seed: int) -> Guidance:
+        """Fits the model, which is asked about pairs as they are drawn."""
+        judge = self.fitter.on_random_pairs(self.graph, labels, seed=seed)
+        if judge.unusable is not None:
+            return Guidance(figures=dict(judge.figures), note=judge.unusable)
+        pairs = RandomPairs(
+            labels,
+            self.pool,
+            _transformed(judge, self.nodes, self.settings),
+            weights=self.weights,
+            pairs=self.settings.pairs,
+            seed=seed,
+        )
+        return Guidance(pairs, figures=dict(judge.figures))
+
+
+def _transformed(
+    judge: Judge, nodes: np.ndarray, settings: AgreementConfig
+) -> Callable[[np.ndarray], np.ndarray]:
+    ask = judge.of_pairs(nodes)
+    return lambda pairs: transformed(ask(pairs), penalize_negative=settings.penalize_negative)

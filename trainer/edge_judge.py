@@ -1,0 +1,138 @@
+"""The agreement model on the nodes and edges of a run, and as a file beside the model.
+
+A thin cover of `trainer.agreement`: which numbers about an edge it looks at and on which scale,
+what it learns from where there are no labels, and how it is written and read.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import schema
+from pipeline.artifacts import NewVersion, Version
+from pipeline.errors import ImgembedError
+from trainer.agreement.fitting import Fitter
+from trainer.agreement.judge import Judge
+from trainer.agreement.pair_sets import Graph, Lesson, of_targets
+from trainer.agreement.targets import query_targets
+from trainer.config import AgreementConfig
+from trainer.graph_edges import FEATURES, Clicks, GraphEdges
+
+
+@dataclass(frozen=True)
+class EdgeJudge:
+    """A fitted agreement model.
+
+    names: of the numbers about an edge that it looks at, of graph_edges.FEATURES. center, spread:
+    [f] float32, their mean and deviation over the edges that it was fitted on.
+    """
+
+    judge: Judge
+    names: tuple[str, ...]
+    center: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        vectors: np.ndarray,
+        edges: GraphEdges,
+        settings: AgreementConfig,
+        *,
+        labels: np.ndarray | None,
+        clicks: Clicks | None,
+        with_graph: bool,
+        seed: int,
+    ) -> EdgeJudge:
+        """Learns from labels [n], -1 = none, or where these are None, from clicks.
+
+        vectors: [n, dim] float32, what it looks at of the nodes; with_graph: and of edges, what the
+        logs tell; without, pairs are judged that are no edges.
+        """
+        # Pairs of clicks tell nothing of what the logs tell of edges: both come from the same logs.
+        looks_at_edges = with_graph and settings.edge_features and labels is not None
+        names = edges.names if looks_at_edges else ()
+        features = edges.features[:, : len(names)]
+        center, spread = np.zeros(len(names), np.float32), np.ones(len(names), np.float32)
+        if len(features):
+            center, spread = features.mean(axis=0), features.std(axis=0)
+        made = cls(Judge(settings, [], 0), names, center, np.where(spread > 0, spread, 1.0))
+        graph, fitter = made._graph(edges), Fitter(vectors, len(names), settings)
+        if labels is None:
+            assert clicks is not None  # else the training was refused
+            found = fitter.on_lesson(_lesson_of(clicks, edges, seed=seed), seed=seed)
+        elif with_graph or settings.pair_source == "labelled_pairs":
+            found = fitter.on_labels(graph, labels, seed=seed)
+        else:
+            found = fitter.on_random_pairs(graph, labels, seed=seed)
+        return cls(found, names, made.center, made.spread)
+
+    def of_edges(self, vectors: np.ndarray, edges: GraphEdges) -> np.ndarray:
+        """[edges] float32, the probability that the ends of each are of one class."""
+        return self.judge.of_edges(vectors, self._graph(edges))
+
+    def _graph(self, edges: GraphEdges) -> Graph:
+        """The edges with their numbers on the scale of the fit."""
+        rows = [edges.names.index(name) for name in self.names]
+        features = (edges.features[:, rows] - self.center) / self.spread
+        return Graph(edges.ends.astype(np.int32), features.astype(np.float32))
+
+    # Kept ----------------------------------------------------------------------------------------
+
+    def arrays(self) -> list[np.ndarray]:
+        """All that its answers come from."""
+        names = np.array([FEATURES.index(name) for name in self.names], np.int32)
+        scale = [self.center.astype(np.float32), self.spread.astype(np.float32)]
+        return [names, *scale, *self.judge.arrays()]
+
+    @classmethod
+    def of_arrays(cls, arrays: Sequence[np.ndarray], settings: AgreementConfig) -> EdgeJudge:
+        """What `arrays` gave, without figures."""
+        names, center, spread, *rest = arrays
+        found = Judge.of_arrays(rest, settings)
+        return cls(found, tuple(FEATURES[place] for place in names), center, spread)
+
+    def write(self, out: NewVersion) -> None:
+        """Writes it beside a model."""
+        sink = io.BytesIO()
+        np.savez(sink, *self.arrays())
+        with tf.io.gfile.GFile(out.file(schema.AGREEMENT_MODEL_FILE), "wb") as file:
+            file.write(sink.getvalue())
+
+    @classmethod
+    def read(cls, model: Version) -> EdgeJudge:
+        """That of a model; ImgembedError where it has none."""
+        found: Mapping[str, object] | None = model.manifest.get("agreement")
+        if found is None:
+            raise ImgembedError(
+                f"{model.path}: was trained without agreement; set model.agreement to gam and "
+                f"train anew with: {schema.STAGE_COMMANDS[schema.MODEL]}"
+            )
+        if not found["learned"]:
+            raise ImgembedError(
+                f"{model.path}: no agreement could be learned ({found['unusable']}); give more "
+                "images of the catalog a label"
+            )
+        settings = AgreementConfig.model_validate(model.manifest["config"]["agreement"])
+        with tf.io.gfile.GFile(model.file(schema.AGREEMENT_MODEL_FILE), "rb") as file:
+            content = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        return cls.of_arrays([content[name] for name in content.files], settings)
+
+
+def _lesson_of(clicks: Clicks, edges: GraphEdges, *, seed: int) -> Lesson:
+    """Pairs that different users clicked for one query, which agree, and pairs that never meet.
+
+    How many users there were is known of each image of a query, not who they were: where both
+    images had one user, it may have been the same one, and they are no pair.
+    """
+    users = np.where(clicks.users > 0, clicks.users, clicks.sessions)  # logs without users
+    of_several = users >= 2
+    # Somebody else for each image of several users; for the others one and the same.
+    user = np.where(of_several, np.arange(1, len(users) + 1), 0)
+    pairs, targets = query_targets(clicks.query, clicks.node, user, met=edges.ends, seed=seed)
+    return of_targets(pairs, targets, np.zeros((len(pairs), 0), np.float32), seed=seed)
