@@ -1,5 +1,6 @@
 """What cannot be trained is said in one line, before the first step; what goes wrong later too."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,10 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_images(
             listener=Listener(on_step=lambda pace: steps.append(pace.step)),
         )
     line = str(raised.value)
-    assert f"the loss is nan after {len(steps) + 1} steps" in line
+    # Which of the two shows first differs with the processor.
+    found = re.search(r"(the loss is nan|a weight is no number any more) after (\d+) steps", line)
+    assert found is not None
+    assert int(found[2]) == len(steps) + 1
     assert "the images of that step are 'img-" in line
     if broken:  # a batch of two, of which one has it
         assert f"'img-{broken}'" in line

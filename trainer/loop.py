@@ -6,6 +6,7 @@ of the step and on what a checkpoint holds, never on the time or on how often it
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pipeline.errors import ImgembedError
 from pipeline.memory import release_freed_memory
 from trainer import monitors
 from trainer.checkpoints import Checkpoints, Snapshot
-from trainer.learner import Learner, Sums
+from trainer.learner import Learner, Stepped, Sums
 from trainer.progress import Clock, Figures, Interrupted, Listener, Pace
 from trainer.stopping import Best
 from trainer.strategies import Replicas
@@ -163,8 +164,8 @@ class Loop:
         self.step += 1
         if not stepped.is_finite:
             raise ImgembedError(
-                f"training: the loss is {stepped.loss} after {self.step} steps, or a weight is no "
-                f"number any more; {self._explain_step(self.step - 1)}; try a lower "
+                f"training: {_what_is_wrong(stepped)} after {self.step} steps; "
+                f"{self._explain_step(self.step - 1)}; try a lower "
                 "training.learning_rate, a higher training.temperature, or training.precision "
                 "float32, and look for features that are no numbers"
             )
@@ -223,6 +224,15 @@ class Loop:
 
     def _is_cheap(self) -> bool:
         return self._save_took <= _CHEAP * (time.monotonic() - self._saved_at)
+
+
+def _what_is_wrong(stepped: Stepped) -> str:
+    """On processors with AVX-512, oneDNN's fused ReLU makes 0 of what is no number: then the loss
+    is still one, and only the gradients show it.
+    """
+    if math.isfinite(stepped.loss):
+        return "a weight is no number any more"
+    return f"the loss is {stepped.loss}"
 
 
 def _means(sums: Sums, before: Sums) -> Figures:
