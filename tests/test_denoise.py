@@ -28,7 +28,7 @@ from trainer.denoise import most_doubted, shares
 from trainer.metrics import auc
 
 MIN_AGREEMENT = 0.6
-NOISE = 0.4  # share of the clicks that do not fit the search
+NOISE = 0.6  # share of the clicks that do not fit the search
 TRAINING = {
     "model.dim": 16,
     "model.size": "tiny",
