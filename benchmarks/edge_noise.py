@@ -1,7 +1,7 @@
 """Claim: learned agreement keeps what a graph is worth where many of its edges err.
 
 Pictures with very few labels and a graph of made sessions, of which a share of the edges joins
-different classes: uniform noise, or noise between classes that are taken for each other. Fifteen
+different classes: uniform noise, or noise between classes that are taken for each other. Seventeen
 methods share a network, its steps and the validation nodes on which everything is chosen; in
 regime A a training takes a fixed number of steps, in regime B its best validation step is kept. The
 truth of other nodes is read when a method is scored, and by the oracle.
@@ -20,6 +20,7 @@ edges. Verdicts A1 to A8 are of two labels a class.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -43,9 +44,12 @@ NOISES = (
 REGIMES = ("A", "B")
 SELF_TRAINING, SUPERVISED = "self-training", "supervised"
 NGM, NGM_TURNS = "NGM", "NGM + self-training"
-GAM, GUARDED, ORACLE = "GAM, all labelled pairs", "GAM, weight 0 in the grid", "GAM, oracle"
+GAM, GUARDED, ORACLE = "GAM, pairs and classes", "GAM, weight 0 in the grid", "GAM, oracle"
 CONTRAST, CONTRAST_TURNS = "InfoNCE", "InfoNCE + self-training"
-BOTH = "GAM + weighted InfoNCE"
+ALL_PAIRS = "GAM, all labelled pairs"
+BOTH = "GAM, pairs and classes + InfoNCE"
+# Choices of design were made on seeds 0 and 1, which are not reported.
+FIRST_SEED = 10
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def parse() -> argparse.Namespace:
     arguments.add_argument("--labels", type=int, nargs="+", default=[2, 10], help="of each class")
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
-    arguments.add_argument("--methods", nargs="+", help="some of the fifteen")
+    arguments.add_argument("--methods", nargs="+", help="some of them")
     arguments.add_argument(
         "--work", type=Path, default=Path("edge-noise"), help="folder of results"
     )
@@ -126,7 +130,7 @@ def run(given: argparse.Namespace, path: Path) -> None:
 
 def settings(given: argparse.Namespace) -> Iterator[Setting]:
     """All seeds of a kind of graph before the next one would show a table late: seeds come last."""
-    for seed in range(given.seeds):
+    for seed in range(FIRST_SEED, FIRST_SEED + given.seeds):
         for labels in given.labels:
             for kind, noise in NOISES:
                 for regime in given.regimes:
@@ -183,6 +187,7 @@ def is_of(row: dict[str, Any], noise: tuple[str, float]) -> bool:
 
 def cell(values: Sequence[float]) -> str:
     """Mean and standard deviation."""
+    values = [value for value in values if not np.isnan(value)]
     if not values:
         return ""
     deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
@@ -259,9 +264,9 @@ def verdicts(scores: Scores) -> Iterator[tuple[str, str, float, float]]:
         for other, least in ((NGM_TURNS, 12.0 if regime == "A" else 3.0), (SELF_TRAINING, 6.0)):
             gain = of(GUARDED, *confused, regime) - of(other, *confused, regime)
             yield f"A5 {regime} confuser .5: GAM - {other}", f">= {least:g}", gain, least
-        for kind, noise in NOISES[1:]:
-            area = of(GAM, kind, noise, regime, "edge_auc")
-            yield f"A6 {regime} {kind} {noise:g}: AUC on edges", ">= 85", area, 85.0
+        for (kind, noise), method in itertools.product(NOISES[1:], (ALL_PAIRS, GAM)):
+            area = of(method, kind, noise, regime, "edge_auc")
+            yield f"A6 {regime} {kind} {noise:g}: AUC on edges of {method}", ">= 85", area, 85.0
         for kind, noise in NOISES:
             gain = of(ORACLE, kind, noise, regime) - of(GAM, kind, noise, regime)
             yield f"A7 {regime} {kind} {noise:g}: oracle - GAM", ">= -2", gain, -2.0
@@ -269,13 +274,10 @@ def verdicts(scores: Scores) -> Iterator[tuple[str, str, float, float]]:
         yield f"A8 {regime} clean: mAP@R InfoNCE - NGM", ">= 8", gain, 8.0
         gain = of(BOTH, *some, regime, "map_at_r") - of(GAM, *some, regime, "map_at_r")
         yield f"A8 {regime} uniform .4: mAP@R GAM with InfoNCE - GAM", ">= 3", gain, 3.0
-    sanity = of(SUPERVISED, *much, "A") - of(NGM_TURNS, *much, "A")
-    yield (
-        "A4 A uniform .7: supervised - NGM with self-training (the noise bites)",
-        "> 0",
-        sanity,
-        1e-9,
-    )
+    # Iteration 0 is among those that are chosen from: what noise does shows in the labels given.
+    given = (of(each, *much, "A", "pseudo_accuracy") for each in (SELF_TRAINING, NGM_TURNS))
+    words = "A4 A uniform .7: labels given by self-training - by NGM with it (the noise bites)"
+    yield words, "> 0", next(given) - next(given), 1e-9
 
 
 # The sampler --------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 from noise_worlds import Pictures, World, make_world
@@ -21,10 +22,12 @@ from trainer.agreement.classifiers import Guidance, InMemoryClassifier, Recipe
 from trainer.agreement.cotraining import Plan, State, cotrain
 from trainer.agreement.fitting import Fitter
 from trainer.agreement.guides import (
+    PAIRS,
     AlongEdges,
     Guide,
     Learned,
     LearnedWithoutGraph,
+    Outset,
     given,
     no_pairs,
     weights_of,
@@ -142,8 +145,8 @@ class Case:
         classifier = classifier or self.plain
         agreements: list[np.ndarray | None] = [None]
 
-        def told(labels: np.ndarray, seed: int) -> Guidance:
-            guidance = guide(labels, seed)
+        def told(outset: Outset) -> Guidance:
+            guidance = guide(outset)
             agreements.append(guidance.agreement)
             return guidance
 
@@ -227,7 +230,7 @@ def regularized_embeddings(case: Case) -> Answer:
     """Graph regularization of embeddings of length 1, as NSL has it."""
     answers = {}
     for weight in REGULARIZATION:
-        pairs = AllEdges(case.world, weight, pairs=case.settings.pairs, seed=case.seed)
+        pairs = AllEdges(case.world, weight, pairs=PAIRS, seed=case.seed)
         answers[weight] = case.once(Guidance(pairs), case.of_embeddings)
     return case.best(answers)
 
@@ -241,16 +244,25 @@ def of_agreement(
     )
 
 
-def learned(case: Case, *, contrast: bool = False, published: bool = False) -> Answer:
-    """Co-training with an agreement that is learned in each turn."""
-    settings, fitter = case.settings, case.fitter
+# What an agreement model is asked for alone, what is published of it, and with what else tells.
+MODEL_ALONE = {"class_evidence": False, "edge_prior": False}
+POOLED = {"class_evidence": True, "edge_prior": True}
+PUBLISHED = {**MODEL_ALONE, "pair_source": "edges", "edge_features": False, "calibrate": False}
+
+
+def learned(
+    case: Case, *, contrast: bool = False, changes: Mapping[str, Any] = MappingProxyType({})
+) -> Answer:
+    """Co-training with an agreement that is learned in each turn. changes: of the settings."""
+    settings = case.settings.model_copy(update=dict(changes))
+    published = settings.pair_source == "edges"
+    fitter = Fitter(case.nodes, 0, settings) if published else case.fitter
+    without: Literal["nothing", "contrast", "all"] = "contrast" if contrast else "nothing"
     if published:
-        settings = settings.model_copy(update={"pair_source": "edges", "edge_features": False})
-        fitter = Fitter(case.nodes, 0, settings)
-    without = "all" if published else "contrast" if contrast else "nothing"
+        without = "all"
     answers = {}
     for weight in WEIGHTS:
-        along = case.along(weight, contrast)
+        along = replace(case.along(weight, contrast), settings=settings)
         guide = Learned(along, case.graph, case.nodes, fitter, without=without)
         answers[weight] = case.turns(guide, case.contrasting if contrast else case.plain)
     return case.best(answers)
@@ -329,19 +341,21 @@ METHODS: dict[str, Callable[[Case], Answer]] = {
     "NGM": regularized,
     "NSL on embeddings": regularized_embeddings,
     "NGM + self-training": lambda case: of_agreement(case, case.ones()),
-    "GAM, labelled edges (published)": lambda case: learned(case, published=True),
-    "GAM, all labelled pairs": learned,
+    "GAM, labelled edges (published)": lambda case: learned(case, changes=PUBLISHED),
+    "GAM, all labelled pairs": lambda case: learned(case, changes=MODEL_ALONE),
+    "GAM, pairs and classes": lambda case: learned(case, changes=POOLED),
     "GAM without graph": without_graph,
     "GAM, oracle": lambda case: of_agreement(case, case.world.agree.astype(np.float32)),
     "GCN": gcn,
     "label propagation": label_propagation,
     "InfoNCE": lambda case: contrasted(case, labelling=False),
     "InfoNCE + self-training": lambda case: contrasted(case, labelling=True),
-    "GAM + weighted InfoNCE": lambda case: learned(case, contrast=True),
+    "GAM + weighted InfoNCE": lambda case: learned(case, contrast=True, changes=MODEL_ALONE),
+    "GAM, pairs and classes + InfoNCE": lambda case: learned(case, contrast=True, changes=POOLED),
     "cosine filter": by_cosine,
 }
 # Guard B: the better of both on validation, of equals the latter.
-GUARDED = ("GAM, all labelled pairs", "self-training")
+GUARDED = ("GAM, pairs and classes", "self-training")
 GUARDED_NAME = "GAM, weight 0 in the grid"
 
 
@@ -375,7 +389,8 @@ def score(world: World, answer: Answer) -> dict[str, Any]:
     }
     if answer.embeddings is not None:
         found |= retrieval(world, answer.embeddings)
-    if answer.agreement is not None:
+    tells = answer.agreement is not None and np.ptp(answer.agreement) > 0
+    if tells and not world.agree.all():
         found |= of_edges(world, answer.agreement)
     if answer.state is not None:
         found |= of_turns(world, answer.state)

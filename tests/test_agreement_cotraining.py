@@ -18,6 +18,7 @@ from trainer.agreement.guides import (
     Guide,
     Learned,
     LearnedWithoutGraph,
+    Outset,
     given,
     no_pairs,
     weights_of,
@@ -33,8 +34,9 @@ SETTINGS = AgreementConfig(
     hidden=[8],
     learning_rate=0.01,
     steps=60,
-    pairs=16,
 )
+
+PAIRS = 16  # of each kind, a step
 
 
 def plan_of(world: World, settings: AgreementConfig = SETTINGS, **changes: Any) -> Plan:
@@ -56,11 +58,11 @@ def classifier_of(world: World, *, gcn: bool = False, keep_best: bool = True) ->
 
 def guide_of(world: World, kind: str, settings: AgreementConfig = SETTINGS) -> Guide:
     graph = Graph.of(world.edges)
-    along = AlongEdges(world.edges, settings, weights_of(settings), contrast_pairs=8)
+    along = AlongEdges(world.edges, settings, weights_of(settings), contrast_pairs=8, pairs=PAIRS)
     fitter = Fitter(world.nodes, 0, settings)
     if kind == "gam_no_graph":
         pool, weights = world.candidates, weights_of(settings)
-        return LearnedWithoutGraph(graph, world.nodes, fitter, settings, weights, pool)
+        return LearnedWithoutGraph(graph, world.nodes, fitter, settings, weights, pool, PAIRS)
     if kind == "validated":
         return Learned(along, graph, world.nodes, fitter, world.validation_labels)
     if kind == "trusting":
@@ -119,7 +121,7 @@ def test_the_canary_dies_where_the_truth_does_leak() -> None:
             classifier_of(each),
             each.labels,
             given(
-                AlongEdges(each.edges, SETTINGS, weights_of(SETTINGS)),
+                AlongEdges(each.edges, SETTINGS, weights_of(SETTINGS), pairs=PAIRS),
                 each.agree.astype(np.float32),
             ),
             plan_of(each),
@@ -176,8 +178,9 @@ PLAN = Plan(
 def test_the_first_iteration_is_plain_and_labels_nothing_and_the_rest_labels_the_surest() -> None:
     classifier, asked = scripted(*[0.5] * 9), []
 
-    def guide(labels: np.ndarray, seed: int) -> Guidance:
-        asked.append(labels.copy())
+    def guide(outset: Outset) -> Guidance:
+        asked.append(outset.labels.copy())
+        np.testing.assert_array_equal(outset.probabilities, classifier.surest)
         return Guidance(figures={"auc": 0.7}, note="a note")
 
     state = cotrain(classifier, LABELS, guide, PLAN, seed=0)
@@ -258,16 +261,17 @@ def test_where_the_judge_is_of_no_use_there_are_no_pairs_and_it_is_said() -> Non
     world = make_world(labelled=2)
     settings = SETTINGS.model_copy(update={"min_positive_pairs": 20})
     learned = guide_of(world, "gam", settings)
-    found = learned(world.labels, 0)
+    outset = Outset(world.labels, np.zeros((0, 0)), 0)
+    found = learned(outset)
     assert found.note == "3 pairs are known to agree, fewer than 20"
     assert found.pairs is None
     assert found.edges is None
     assert isinstance(learned, Learned)
-    contrast = replace(learned, without="contrast")(world.labels, 0)
+    contrast = replace(learned, without="contrast")(outset)
     assert (contrast.pairs, contrast.note) == (None, found.note)
     assert contrast.edges is not None
     assert (contrast.edges.draw(3)[1] == 1.0).all()
-    trusting = replace(learned, without="all")(world.labels, 0)
+    trusting = replace(learned, without="all")(outset)
     assert trusting.pairs is not None
     np.testing.assert_array_equal(trusting.agreement, np.ones(len(world.edges)))
     # Iterations with such a guide are self-training.

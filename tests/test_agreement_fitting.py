@@ -219,7 +219,7 @@ def test_what_is_learned_of_few_labels_tells_the_edges_that_err() -> None:
     assert found.dtype == np.float32
     assert auc(found, world.agree) > 0.9
     assert judge.figures["auc"] > 0.9
-    assert judge.figures["ece"] < 0.25  # so few pairs leave it less sure than it could be
+    assert judge.figures["ece"] < 0.2
 
 
 def test_two_labels_a_class_are_enough_to_be_trained_on_and_nothing_breaks() -> None:

@@ -180,7 +180,8 @@ def test_the_first_iteration_is_a_plain_training_and_each_is_told_of(
 def test_every_way_to_use_the_agreement_trains(
     examples: Version, tmp_path: Path, model: Any, training: Any
 ) -> None:
-    manifest = run(examples, tmp_path, model=model, epochs=1, **training)
+    pooled = {"class_evidence": True, "edge_prior": True}
+    manifest = run(examples, tmp_path, model=model, agreement=pooled, epochs=1, **training)
     entries = history(tmp_path)["iterations"]
     assert [entry["with_agreement"] for entry in entries] == [False, True]
     # It learned something else than a training without.

@@ -207,7 +207,6 @@ class AgreementConfig(Section):
     uu_target: Literal["both", "stopgrad"] = Field(
         "both", description="of two images without a label: both are pulled, or the first one stays"
     )
-    pairs: Annotated[int, Field(ge=1)] = Field(128, description="of each kind, a step")
     aggregation: Aggregation = Field(
         "dist",
         description="of two encoded images in the agreement model: squared difference, sum, or "
@@ -226,6 +225,14 @@ class AgreementConfig(Section):
     )
     calibrate: bool = Field(
         True, description="whether its probabilities are set right on held-out pairs"
+    )
+    class_evidence: bool = Field(
+        False,
+        description="whether an edge is also judged by the classes that the last turn's model sees "
+        "in both images",
+    )
+    edge_prior: bool = Field(
+        False, description="whether as many edges agree as seem to, rather than half of them"
     )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.002, description="of that model")
     steps: Annotated[int, Field(ge=1)] = Field(800, description="of that model, at most")

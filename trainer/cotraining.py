@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
+from trainer.agreement.evidence import all_evidence
 from trainer.agreement.labels import Labels, label_more, proportions
 from trainer.agreement.loss import transformed
 from trainer.agreement.pairs import KindWeights, labelled_pairs
@@ -365,7 +366,7 @@ class CoTraining:
             if turn.iteration == 0:
                 learned = self._label(learned, probabilities)
             return learned, figures, found.unusable
-        agreement = judge.of_edges(vectors, world.edges)
+        agreement = self._all_evidence(judge.of_edges(vectors, world.edges), probabilities)
         learned = replace(
             learned,
             agreement=agreement,
@@ -373,6 +374,16 @@ class CoTraining:
             judge=tuple(judge.arrays()),
         )
         return learned, figures | _of_validation(judge, vectors, world.nodes), None
+
+    def _all_evidence(self, agreement: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
+        """[edges] float32: with what the classes of the edges' ends and their number tell."""
+        settings = self._settings
+        if probabilities is None:  # no class is trained
+            settings = settings.model_copy(update={"class_evidence": False})
+            probabilities = np.zeros((0, 0), np.float32)
+        found = all_evidence(agreement, probabilities, self._world.edges.ends, settings)
+        assert found is not None  # as agreement is
+        return found
 
     def _label(self, learned: Turn, probabilities: np.ndarray | None) -> Turn:
         """The same with labels of the images that the model is sure of."""

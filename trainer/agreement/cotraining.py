@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.agreement.classifiers import Guidance
-from trainer.agreement.guides import Guide, no_pairs
+from trainer.agreement.guides import Guide, Outset, no_pairs
 from trainer.agreement.labels import Labels, label_more, proportions
 from trainer.config import AgreementConfig
 
@@ -80,13 +80,15 @@ class Plan:
 class State:
     """Where co-training stands: all that it goes on from.
 
-    iteration: the next one. labels: those that it begins with. best: (figure, iteration, weights)
+    iteration: the next one. labels: those that it begins with. probabilities: [nodes, classes], of
+    the last one's classifier. best: (figure, iteration, weights)
     of the best iteration so far. over: whether there is nothing left to do. history: an entry an
     iteration, numbers and words.
     """
 
     iteration: int
     labels: Labels
+    probabilities: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     best_figure: Figure = ()
     best_iteration: int = -1
     best_weights: Sequence[np.ndarray] = ()
@@ -134,13 +136,15 @@ def _iterate(
 ) -> State:
     number, labels = state.iteration, state.labels
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
-    guidance = (guide if number else no_pairs)(labels.current, own)
+    outset = Outset(labels.current, state.probabilities, own)
+    guidance = guide(outset) if number else no_pairs(outset)
     figure = tuple(classifier.train(labels.current, guidance, seed=own))
+    probabilities = classifier.probabilities()
     after, fresh = labels, 0
     if number and plan.labelling:
         after, fresh = label_more(
             labels,
-            classifier.probabilities(),
+            probabilities,
             plan.candidates,
             iteration=number,
             number=plan.number,
@@ -160,6 +164,7 @@ def _iterate(
     return State(
         iteration=number + 1,
         labels=after,
+        probabilities=probabilities,
         best_figure=figure if is_best else state.best_figure,
         best_iteration=number if is_best else state.best_iteration,
         best_weights=classifier.get_weights() if is_best else state.best_weights,
