@@ -59,7 +59,7 @@ class Stages:
         from pipeline.sessions.read import find_logs
 
         config = self.config
-        settings = self._sections("sessions", "holdout", "graph", "privacy")
+        settings = self.sections("sessions", "holdout", "graph", "privacy")
         inputs = storage.list_files(path)
         previous = self._previous(settings, inputs)
 
@@ -85,7 +85,7 @@ class Stages:
             keeps = [previous.version.name] if previous else []
             return {**content, "logs": file_marks(inputs), KEEPS: keeps}
 
-        return self._make(
+        return self.make(
             schema.GRAPH,
             "Building the graph",
             settings=settings,
@@ -143,10 +143,10 @@ class Stages:
                 make_pipeline=functools.partial(make_pipeline, config.runner),
             )
 
-        return self._make(
+        return self.make(
             schema.GRAPH,
             "Building the graph of a ready edge list",
-            settings=self._sections("edges", "graph", "privacy"),
+            settings=self.sections("edges", "graph", "privacy"),
             inputs=storage.list_files(path),
             build=build,
         )
@@ -183,10 +183,10 @@ class Stages:
                 agreement=agreement,
             )
 
-        return self._make(
+        return self.make(
             schema.EXAMPLES,
             "Writing the examples",
-            settings=self._sections("images", "examples"),
+            settings=self.sections("images", "examples"),
             inputs=files,
             upstream=[graph, *([agreement] if agreement else [])],
             build=build,
@@ -221,7 +221,7 @@ class Stages:
                 return self._fit(upstream, worker, new, shown)
 
         before = self.run.current(schema.MODEL) if not self.force else None
-        version = self._make(
+        version = self.make(
             schema.MODEL,
             None,
             settings=settings,
@@ -238,7 +238,7 @@ class Stages:
         sections = ["model", "training"]
         if self.config.model.agreement != "none":
             sections.append("agreement")
-        return self._sections(*sections)
+        return self.sections(*sections)
 
     def _graph_of(self, examples: Version) -> Version | None:
         """The graph that the examples were made of, where agreement asks for it and it is there."""
@@ -277,7 +277,7 @@ class Stages:
     ) -> None:
         """Trains with the chief, who writes and shows it."""
         current = None if self.force else self.run.current(schema.MODEL)
-        mark = self._mark(settings, upstream=upstream)
+        mark = self.mark(settings, upstream=upstream)
         same = current is not None and current.manifest.get("fingerprint") == mark
         if same and not self._is_unfinished(upstream):
             return
@@ -372,7 +372,7 @@ class Stages:
                 threads=threads(config.runner),
             )
 
-        return self._make(
+        return self.make(
             schema.EMBEDDINGS,
             "Embedding the catalog",
             settings={"images": images.model_dump(), "export": config.export.model_dump()},
@@ -395,10 +395,10 @@ class Stages:
             storage.write_atomic(new.file(schema.METRICS_FILE), to_json(metrics))
             return {"metrics": schema.METRICS_FILE}
 
-        return self._make(
+        return self.make(
             schema.EVALUATION,
             "Evaluating on held-out sessions",
-            settings=self._sections("evaluation"),
+            settings=self.sections("evaluation"),
             upstream=list(versions.values()),
             build=build,
         )
@@ -420,7 +420,7 @@ class Stages:
                 storage.write_atomic(new.file(schema.DOUBTED_FILE), drawn)
             return {**content, "drawn": schema.DOUBTED_FILE if drawn else None}
 
-        return self._make(
+        return self.make(
             schema.AGREEMENT,
             "Judging the edges of the graph",
             settings={"rows": rows},
@@ -428,7 +428,7 @@ class Stages:
             build=build,
         )
 
-    def _mark(
+    def mark(
         self,
         settings: Mapping[str, Any],
         *,
@@ -442,10 +442,10 @@ class Stages:
             code=version("imgembed"),
         )
 
-    def _sections(self, *names: str) -> dict[str, Any]:
+    def sections(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self.config, name).model_dump() for name in names}
 
-    def _make(
+    def make(
         self,
         stage: str,
         title: str | None,
@@ -460,7 +460,7 @@ class Stages:
 
         unfinished: a new one was begun, and it is what counts.
         """
-        mark = self._mark(settings, inputs=inputs, upstream=upstream)
+        mark = self.mark(settings, inputs=inputs, upstream=upstream)
         # Not looked at where it is made in any case: a damaged one is mended that way.
         current = None if self.force or unfinished else self.run.current(stage)
         if current and current.manifest.get("fingerprint") == mark:

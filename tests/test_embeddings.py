@@ -27,10 +27,11 @@ from pipeline.embeddings import job as export_job
 from pipeline.embeddings import model as models
 from pipeline.embeddings.embed import SavedModelHandler
 from pipeline.embeddings.job import export_embeddings
-from pipeline.embeddings.search import SearchIndex, read_embeddings
+from pipeline.embeddings.search import SearchIndex
 from pipeline.errors import ImgembedError
 from pipeline.examples import pictures
 from pipeline.examples.decoding import TOO_SLOW, decode_pictures
+from pipeline.vectors import read_vectors
 from pipeline.writing import read_rejected
 
 PICTURES = 23
@@ -99,8 +100,8 @@ def exported(
 def test_every_picture_gets_the_vector_that_the_model_gives_it(
     exported: Version, model: Version
 ) -> None:
-    ids, vectors = read_embeddings(exported, "images", "image_id")
-    assert ids == [f"{number:02}" for number in range(PICTURES)]
+    ids, vectors = read_vectors(exported, "images", "image_id")
+    assert ids.to_pylist() == [f"{number:02}" for number in range(PICTURES)]
     pixels = np.stack(
         [np.asarray(Image.open(io.BytesIO(prepared(n)))).ravel() for n in range(PICTURES)]
     )
@@ -144,10 +145,10 @@ def test_the_manifest_counts_every_row(exported: Version) -> None:
 
 
 def test_every_published_query_is_embedded_once(exported: Version, model: Version) -> None:
-    queries, vectors = read_embeddings(exported, "queries", "query")
-    assert queries == QUERIES
+    queries, vectors = read_vectors(exported, "queries", "query")
+    assert queries.to_pylist() == QUERIES
     saved_model = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER))
-    rows = np.array([query.encode() for query in queries], dtype=object)
+    rows = np.array([query.encode() for query in QUERIES], dtype=object)
     expected = models.embed_rows(saved_model, "text", rows, 16)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
@@ -168,9 +169,9 @@ def test_a_vector_depends_neither_on_shards_nor_on_batches(
     )
     for prefix, key in (("images", "image_id"), ("queries", "query")):
         (names, first), (same, second) = (
-            read_embeddings(version, prefix, key) for version in (exported, other)
+            read_vectors(version, prefix, key) for version in (exported, other)
         )
-        assert names == same
+        assert names.equals(same)
         np.testing.assert_allclose(first, second, atol=1e-6)
         if batch_size == 256:
             files, others = (version.shards(prefix) for version in (exported, other))
@@ -261,8 +262,9 @@ def test_the_model_is_shown_the_pixels_of_its_examples(
     version = export(tmp_path / "embeddings", images=images, model=trained)
 
     matrix = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER)).of_pixels.numpy()
-    ids, vectors = read_embeddings(version, "images", "image_id")
-    flat = np.stack([pixels[image_id].ravel() for image_id in ids]).astype(np.float64) - 127.0
+    ids, vectors = read_vectors(version, "images", "image_id")
+    shown_pixels = np.stack([pixels[image_id].ravel() for image_id in ids.to_pylist()])
+    flat = shown_pixels.astype(np.float64) - 127.0
     expected = flat @ matrix / np.linalg.norm(flat @ matrix, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 

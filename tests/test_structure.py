@@ -14,7 +14,9 @@ PACKAGES = ("pipeline", "trainer", "cli")
 # What a module may import of the other two packages.
 ALLOWED = {
     "pipeline": (),
-    "trainer": ("pipeline.schema", "pipeline.errors", "pipeline.artifacts", "pipeline.memory"),
+    "trainer": tuple(
+        f"pipeline.{name}" for name in ("schema", "errors", "artifacts", "memory", "vectors")
+    ),
     "cli": ("pipeline", "trainer"),
 }
 HEAVY = ("apache_beam", "tensorflow", "pyarrow", "numpy", "pydantic", "PIL", "rich")

@@ -15,9 +15,10 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ImgembedError
+from pipeline.vectors import read_vectors
 from trainer.agreement_files import write_agreement
 from trainer.edge_judge import EdgeJudge
-from trainer.evaluation_inputs import check_model, read_vectors
+from trainer.evaluation_inputs import check_model
 from trainer.graph_edges import GraphEdges, edges_of_graph
 
 BINS = 10  # of the table of shares

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
+from pipeline.vectors import read_vectors
 
 RAW_SIDE = 16  # pixels; pictures are shrunk to a square of this side
 NO_ROW = -1
@@ -74,14 +75,6 @@ def read_table(version: Version, prefix: str, wanted: pa.Schema) -> pa.Table:
             table = pq.read_table(pa.BufferReader(file.read()), columns=wanted.names)
         tables.append(table.cast(wanted))
     return pa.concat_tables(tables).combine_chunks()
-
-
-def read_vectors(embeddings: Version, prefix: str, key: str) -> tuple[pa.Array, np.ndarray]:
-    """Keys in ascending order and their vectors [n, dim] float32."""
-    table = read_table(embeddings, prefix, schema.embedding_schema(key, embeddings.manifest["dim"]))
-    table = table.sort_by(key).combine_chunks()
-    flat = _single(table["embedding"]).flatten().to_numpy()
-    return _single(table[key]), flat.reshape(table.num_rows, embeddings.manifest["dim"])
 
 
 def _single(column: pa.ChunkedArray) -> pa.Array:

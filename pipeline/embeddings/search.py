@@ -10,14 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import schema, storage
+from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.embeddings import model as models
 from pipeline.errors import ImgembedError
+from pipeline.vectors import read_vectors
 
 QUERY_BATCH = 1  # a query is one row
 PRODUCT_ERROR = 1e-5  # of a float32 product of unit vectors, generously
@@ -30,19 +28,6 @@ class Hit:
 
     image_id: str
     score: float
-
-
-def read_embeddings(version: Version, prefix: str, key: str) -> tuple[list[str], np.ndarray]:
-    """All keys, sorted by their UTF-8 bytes, and their vectors [n, dim] float32."""
-    dim = version.manifest["dim"]
-    wanted = schema.embedding_schema(key, dim)
-    table = wanted.empty_table()
-    for path in version.shards(prefix):
-        with storage.open_read(path) as file:
-            table = pa.concat_tables([table, pq.read_table(file).cast(wanted)])
-    table = table.take(pc.sort_indices(table[key]))
-    flat = table["embedding"].combine_chunks().flatten()
-    return table[key].to_pylist(), flat.to_numpy().reshape(table.num_rows, dim)
 
 
 def exact_scores(matrix: np.ndarray, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -95,7 +80,8 @@ class SearchIndex:
 
     @classmethod
     def open(cls, embeddings: Version) -> SearchIndex:
-        ids, matrix = read_embeddings(embeddings, schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
+        keys, matrix = read_vectors(embeddings, schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
+        ids = keys.to_pylist()
         rows = {image_id: row for row, image_id in enumerate(ids)}
         return cls(ids, matrix, embeddings.manifest["model_version"], rows)
 
