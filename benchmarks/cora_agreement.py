@@ -295,3 +295,7 @@ def classifier_of(cora: Cora, trial: Trial) -> Any:
         nodes=cora.papers,
         validation=hide(cora.labels, cora.validation),
     )
+
+
+if __name__ == "__main__":
+    main()
