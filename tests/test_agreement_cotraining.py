@@ -11,7 +11,7 @@ import pytest
 from agreement_cases import CLASSES, World, make_world
 
 from trainer.agreement.classifiers import Guidance, InMemoryClassifier, Recipe
-from trainer.agreement.cotraining import Plan, State, choose_weight, cotrain
+from trainer.agreement.cotraining import Plan, State, cotrain
 from trainer.agreement.fitting import Fitter
 from trainer.agreement.guides import (
     AlongEdges,
@@ -240,21 +240,6 @@ def test_it_goes_on_from_any_iteration_to_the_same_end() -> None:
 
 
 # Guards -------------------------------------------------------------------------------------------
-
-
-def test_weight_0_is_always_tried_and_kept_where_no_other_is_better() -> None:
-    figures = {0.0: 0.8, 1.0: 0.7, 10.0: 0.8}
-    tried = []
-
-    def with_weight(weight: float) -> State:
-        tried.append(weight)
-        return cotrain(scripted(*[figures[weight]] * 9), LABELS, no_pairs, PLAN, seed=0)
-
-    best, found = choose_weight(with_weight, [10.0, 1.0])
-    assert best == 0.0
-    assert tried == [0.0, 1.0, 10.0] == list(found)
-    figures[10.0] = 0.9
-    assert choose_weight(with_weight, [10.0, 1.0])[0] == 10.0
 
 
 def test_where_the_judge_is_of_no_use_there_are_no_pairs_and_it_is_said() -> None:

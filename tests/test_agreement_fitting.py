@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.optimize
+import sklearn.metrics
 import tensorflow as tf
 from agreement_cases import World, make_world
 
@@ -249,6 +250,47 @@ def test_the_judge_is_of_no_use_with_too_few_pairs_or_where_it_learns_nothing() 
     one = np.where(world.labels == 0, 0, -1)
     judge = Fitter(world.nodes, 0, settings()).on_labels(graph_of(world), one, seed=1)
     assert judge.unusable == "no pair is known to disagree"
+
+
+def test_labels_that_nothing_has_seen_set_a_judge_right_that_is_too_sure() -> None:
+    world = make_world(labelled=20, spread=1.6)
+    # As an embedding that was trained on them has it: labelled nodes lie far nearer their class.
+    corners = np.eye(3, 5, dtype=np.float32)[world.truth] * 3.0
+    nodes = np.where(world.seeds[:, None], corners + 0.2 * (world.nodes - corners), world.nodes)
+    sure = Fitter(nodes, 0, settings()).on_labels(graph_of(world), world.labels, seed=1)
+    checked = sure.checked_by(nodes, *pairs_of(world, world.validation))
+    asked, agree = pairs_of(world, world.test)
+
+    def cost(judge: Judge) -> float:
+        return float(sklearn.metrics.log_loss(agree, judge.of_pairs(nodes)(asked)))
+
+    assert sure.figures["auc"] > 0.99  # what the labels that it learned from say of it
+    assert checked.figures["validation_auc"] < 0.95
+    assert checked.temperature > 2 * sure.temperature
+    assert cost(checked) < 0.8 * cost(sure)
+    assert checked.unusable is None
+    kept = sure.checked_by(nodes, *pairs_of(world, world.validation)).arrays()
+    for one, other in zip(checked.arrays(), kept, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_labels_that_nothing_has_seen_may_say_that_a_judge_is_of_no_use() -> None:
+    world = make_world(labelled=20)
+    draw = np.random.default_rng(0).standard_normal(world.nodes.shape).astype(np.float32)
+    nodes = np.where(world.seeds[:, None], world.nodes, draw)
+    sure = Fitter(nodes, 0, settings()).on_labels(graph_of(world), world.labels, seed=1)
+    assert sure.unusable is None
+    checked = sure.checked_by(nodes, *pairs_of(world, world.validation | world.test))
+    assert checked.unusable == (
+        f"AUC of held-out pairs {checked.figures['validation_auc']:.2f}, below 0.6"
+    )
+
+
+def pairs_of(world: World, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of some nodes, and whether they agree."""
+    nodes = np.flatnonzero(among)
+    pairs = np.stack([nodes[end] for end in np.triu_indices(len(nodes), 1)], axis=1)
+    return pairs.astype(np.int32), world.truth[pairs[:, 0]] == world.truth[pairs[:, 1]]
 
 
 def test_published_without_a_labelled_edge_there_is_nothing_to_learn() -> None:

@@ -13,7 +13,7 @@ from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ConfigError, ImgembedError
 from trainer.checks import check
-from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
+from trainer.config import ModelConfig, TrainingConfig
 from trainer.example_files import ExampleFiles
 from trainer.fit import train
 from trainer.progress import Listener, Pace
@@ -237,16 +237,3 @@ def test_agreement_with_neither_labels_nor_queries(pictures: Version, tmp_path: 
         check(ExampleFiles.open(bare), ModelConfig(agreement="gam"), TrainingConfig(), graph=silent)
     asked = Version("graph", "v0001", "graph", {"counts": {"queries": {"published": 7}}})
     check(ExampleFiles.open(bare), ModelConfig(agreement="gam"), TrainingConfig(), graph=asked)
-
-
-def test_several_weights_of_agreement_at_once(pictures: Version, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="agreement.weights: a training takes one") as raised:
-        train(
-            examples=pictures,
-            model=ModelConfig(**SMALL, agreement="gam"),
-            training=TrainingConfig(),
-            agreement=AgreementConfig(weights=[0.1, 1.0]),
-            seed=0,
-            out=NewVersion("model", "v0001", str(tmp_path)),
-        )
-    assert "\n" not in str(raised.value)

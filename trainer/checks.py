@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ConfigError, ImgembedError
-from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
+from trainer.config import ModelConfig, TrainingConfig
 from trainer.example_files import TRAIN, VALIDATION, ExampleFiles
 from trainer.model import TERMS
 
@@ -159,12 +159,3 @@ def _is_asked(training: TrainingConfig, term: str) -> bool:
     """Whether a term has a weight that is neither 0 nor the default."""
     default = TrainingConfig.model_fields[term].default
     return getattr(training, term) not in (0, default)
-
-
-def check_weights(agreement: AgreementConfig) -> None:
-    """ConfigError where a training of a run is to try several weights of the agreement term."""
-    if len(agreement.weights) > 1:
-        raise ConfigError(
-            f"agreement.weights: a training takes one of them, found {agreement.weights}; where it "
-            "does not help, the next iteration goes on without the term, as with 0"
-        )

@@ -196,11 +196,6 @@ class AgreementConfig(Section):
     weight_ll: Weight = Field(0.0, description="in the loss, of pairs of two labelled images")
     weight_lu: Weight = Field(1.0, description="of a labelled image and one without a label")
     weight_uu: Weight = Field(0.5, description="of two images without a label")
-    weights: Annotated[list[Weight], Field(min_length=1)] = Field(
-        [1.0],
-        description="what the three are multiplied by; of several, and of 0, the best on the "
-        "validation split is kept",
-    )
     penalize_negative: bool = Field(
         False, description="whether a pair counts by what its agreement exceeds a half, or by all"
     )

@@ -14,8 +14,8 @@ checkpoint, and within one those of any training: it goes on from either to the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,14 @@ import tensorflow as tf
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from trainer.agreement.evidence import all_evidence
+from trainer.agreement.guides import weights_of
 from trainer.agreement.labels import Labels, label_more, proportions
 from trainer.agreement.loss import transformed
-from trainer.agreement.pairs import KindWeights, labelled_pairs
+from trainer.agreement.pairs import labelled_pairs
 from trainer.agreement_files import write_agreement, write_pseudo_labels
 from trainer.attempt import Data, Trained, attempt, make_learner
 from trainer.beliefs import UNKNOWN, Beliefs
-from trainer.checkpoints import Checkpoints, Snapshot, mark_within
+from trainer.checkpoints import Checkpoints, mark_within
 from trainer.config import AgreementConfig
 from trainer.edge_judge import EdgeJudge
 from trainer.example_files import TRAIN, VALIDATION
@@ -42,121 +43,18 @@ from trainer.graph_edges import (
     edges_of_graph,
 )
 from trainer.lookup import Lookup, pair_keys
-from trainer.loop import Record
 from trainer.losses import PairWeights
-from trainer.metrics import auc
-from trainer.model import EmbeddingModel
 from trainer.nodes import Nodes, look_at, read_nodes
 from trainer.progress import Figures, Interrupted, Listener
 from trainer.strategies import Replicas
 from trainer.tensorboard import Events
+from trainer.turns import Story, Turn, pack, record_of, unpack
 from trainer.validation import FIGURE
 
 _KINDS = [np.dtype(kind) for kind in ("f4", "i8", "i4")]  # of what workers share
 _FIGURES = "agreement_"  # begins the names of what is found of the agreement model
-MOST_PAIRS = 10_000  # of validation images that the agreement is measured by
+FEWEST_PAIRS, MOST_PAIRS = 50, 10_000  # of validation images that the agreement is measured by
 GIVE_UP_AFTER = 2  # iterations in a row that are no better than the best before them
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What an iteration begins with.
-
-    labels: of all nodes. fresh: how many of them got theirs after the iteration before. agreement:
-    [edges] float32; none: there is nothing to trust or to doubt edges by. vectors: [n, dim]
-    float32, what the agreement model looks at, where pairs are compared that are no edges. judge:
-    all that the agreement model is, as arrays.
-    """
-
-    iteration: int
-    labels: Labels
-    fresh: int = 0
-    agreement: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    judge: tuple[np.ndarray, ...] = ()
-
-    @property
-    def trusts(self) -> bool:
-        """Whether there is an agreement to learn with."""
-        return bool(self.judge)
-
-    @property
-    def self_labelled(self) -> int:
-        """How many images have a label that nobody gave them."""
-        return int(self.labels.pseudo.sum())
-
-    def without_agreement(self) -> Turn:
-        """The same labels, but no agreement."""
-        return Turn(self.iteration, self.labels, self.fresh)
-
-    def arrays(self) -> list[np.ndarray]:
-        """All of it, as a checkpoint holds it."""
-        labels = self.labels
-        return [
-            np.array([self.iteration, self.fresh], np.int64),
-            labels.current,
-            labels.confidence,
-            labels.since,
-            self.agreement,
-            self.vectors,
-            *self.judge,
-        ]
-
-    @classmethod
-    def of_arrays(cls, arrays: Sequence[np.ndarray]) -> Turn:
-        """What `arrays` gave."""
-        numbers, current, confidence, since, agreement, vectors, *judge = arrays
-        iteration, fresh = numbers.tolist()
-        labels = Labels(current, confidence, since)
-        return cls(iteration, labels, fresh, agreement, vectors, tuple(judge))
-
-
-@dataclass
-class Story:
-    """What the iterations so far have found.
-
-    iterations: an entry each, as JSON. best: the iteration of the highest figure, the earliest of
-    equals; -1 = none yet. weights: of its best epoch. learned: from looking at the images with it.
-    """
-
-    iterations: list[dict[str, Any]] = field(default_factory=list)
-    best: int = -1
-    weights: list[np.ndarray] = field(default_factory=list)
-    learned: Turn | None = None
-
-    def add(self, entry: dict[str, Any], learned: Turn, network: EmbeddingModel) -> None:
-        """Takes note of an iteration; entry: with its `figure`."""
-        if all(entry["figure"] > before["figure"] for before in self.iterations):
-            self.best, self.learned = len(self.iterations), learned
-            self.weights = network.get_weights()
-        self.iterations.append(entry)
-
-    @property
-    def since_best(self) -> int:
-        """How many iterations there were after the best one."""
-        return len(self.iterations) - 1 - self.best
-
-    def lost_with_agreement(self) -> str | None:
-        """What to say where the last iteration with agreement was not better than all before it."""
-        tried = [i for i, entry in enumerate(self.iterations) if entry["with_agreement"]]
-        if not tried:
-            return None
-        *before, figure = (entry["figure"] for entry in self.iterations[: tried[-1] + 1])
-        if figure > max(before):
-            return None
-        return (
-            f"iteration {tried[-1]} is no better with it, {figure:.4f}, than the best before it, "
-            f"{max(before):.4f}"
-        )
-
-    def record(self) -> Record:
-        """That of the best iteration."""
-        return _record(self.iterations[self.best])
-
-
-def _record(entry: Mapping[str, Any]) -> Record:
-    curves = [(step, figures) for step, figures in entry["curves"]]
-    return Record(history=entry["epochs"], curves=curves)
 
 
 @dataclass(frozen=True)
@@ -360,6 +258,7 @@ class CoTraining:
             with_graph=self._with_graph,
             seed=self._data.seed,
         )
+        judge = self._checked(judge, vectors)
         found = judge.judge
         figures = {f"{_FIGURES}{name}": value for name, value in found.figures.items()}
         if found.unusable is not None:
@@ -373,7 +272,26 @@ class CoTraining:
             vectors=learned.vectors if self._with_graph else vectors,
             judge=tuple(judge.arrays()),
         )
-        return learned, figures | _of_validation(judge, vectors, world.nodes), None
+        return learned, figures, None
+
+    def _checked(self, judge: EdgeJudge, vectors: np.ndarray) -> EdgeJudge:
+        """The same, measured by the validation split, and set right where its images are enough.
+
+        The model has not seen their labels, whereas it has seen all those that the agreement model
+        learns from: by these it would be too sure.
+        """
+        nodes = self._world.nodes
+        labels = np.where(nodes.of(VALIDATION), nodes.heldout, schema.NO_LABEL)
+        pairs = labelled_pairs(labels, limit=MOST_PAIRS, seed=0)
+        agree = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+        fewest = min(agree.sum(), (~agree).sum())
+        if not fewest or judge.judge.unusable is not None:
+            return judge
+        found = judge.judge.checked_by(vectors, pairs, agree)
+        if fewest < FEWEST_PAIRS:  # for people to read, but nothing is decided by so few
+            name = "validation_auc"
+            found = replace(judge.judge, figures={**judge.judge.figures, name: found.figures[name]})
+        return replace(judge, judge=found)
 
     def _all_evidence(self, agreement: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
         """[edges] float32: with what the classes of the edges' ends and their number tell."""
@@ -436,7 +354,7 @@ class CoTraining:
         if self._checkpoints is not None and self._replicas.worker.is_chief:
             found = self._checkpoints.begin(anew=self._restart)
             if found is not None:
-                turn, story = _unpack(found)
+                turn, story = unpack(found)
                 self._show_again(story)
                 self._clear_within(turn.iteration - 1)
         return Turn.of_arrays(self._shared(turn.arrays())), story
@@ -445,7 +363,7 @@ class CoTraining:
         """Event files of iterations that are done: they lie in the folder of a version gone."""
         if self._events is not None:
             for entry in story.iterations:
-                record = _record(entry)
+                record = record_of(entry)
                 Events(_events_of(self._events, entry["iteration"])).of_record(
                     record.curves, record.history
                 )
@@ -454,7 +372,7 @@ class CoTraining:
         """Writes the checkpoint of an iteration's end, and removes those within it."""
         if self._checkpoints is None or not self._replicas.worker.is_chief:
             return
-        if self._checkpoints.write(_pack(turn, story)):
+        if self._checkpoints.write(pack(turn, story)):
             self._clear_within(turn.iteration - 1)
 
     def _clear_within(self, iteration: int) -> None:
@@ -482,25 +400,11 @@ def _of_whole(checkpoints: Checkpoints | None, settings: AgreementConfig) -> Che
 
 def pair_weights(settings: AgreementConfig) -> PairWeights:
     """How much pairs count in the loss."""
-    kinds = KindWeights(settings.weight_ll, settings.weight_lu, settings.weight_uu)
     return PairWeights(
-        kinds.times(settings.weights[0]),
+        weights_of(settings),
         certain=0.5 if settings.penalize_negative else 1.0,
         first_stays=settings.uu_target == "stopgrad",
     )
-
-
-def _pack(turn: Turn, story: Story) -> Snapshot:
-    own, learned = turn.arrays(), story.learned.arrays() if story.learned else []
-    notes = {"iterations": story.iterations, "best": story.best, "arrays": len(own)}
-    return Snapshot(turn.iteration, [*own, *learned], story.weights, notes)
-
-
-def _unpack(found: Snapshot) -> tuple[Turn, Story]:
-    notes, arrays = found.notes, found.state
-    own, learned = arrays[: notes["arrays"]], arrays[notes["arrays"] :]
-    story = Story(notes["iterations"], notes["best"], found.best, Turn.of_arrays(learned))
-    return Turn.of_arrays(own), story
 
 
 def _events_of(folder: str, iteration: int) -> str:
@@ -536,17 +440,3 @@ def write_findings(
         write_agreement(out, world.nodes.image_ids, world.edges, learned.agreement)
         EdgeJudge.of_arrays(learned.judge, settings).write(out)
     write_pseudo_labels(out, world.nodes.image_ids, classes, outcome.last.labels)
-
-
-def _of_validation(judge: EdgeJudge, vectors: np.ndarray, nodes: Nodes) -> Figures:
-    """How well it tells pairs of one class from others among the images of the validation split.
-
-    The model has not seen their labels, whereas it has seen all those that the agreement model
-    learns from and is measured by. For people to read: nothing is decided by it.
-    """
-    labels = np.where(nodes.of(VALIDATION), nodes.heldout, schema.NO_LABEL)
-    pairs = labelled_pairs(labels, limit=MOST_PAIRS, seed=0)
-    agree = labels[pairs[:, 0]] == labels[pairs[:, 1]]
-    if agree.all() or not agree.any():
-        return {}
-    return {f"{_FIGURES}validation_auc": auc(judge.judge.of_pairs(vectors)(pairs), agree)}

@@ -19,7 +19,7 @@ from pipeline.errors import ImgembedError
 from trainer import projector, serving
 from trainer.attempt import Data, Trained, attempt
 from trainer.checkpoints import Checkpoints, mark
-from trainer.checks import check, check_weights
+from trainer.checks import check
 from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
 from trainer.cotraining import CoTraining, Outcome, read_world, write_findings
 from trainer.example_files import ExampleFiles
@@ -67,8 +67,6 @@ def train(
     replicas = Replicas.open(worker, devices)  # before TensorFlow does anything else
     files = ExampleFiles.open(examples)
     check(files, model, training, image_size, graph=graph)
-    if model.agreement != "none":
-        check_weights(agreement)
     data = Data(files, files.transform(), model, training, seed)
     kept = None
     if checkpoints is not None:

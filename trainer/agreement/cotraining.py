@@ -10,7 +10,7 @@ result, iteration 0 among them; of equally good ones the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -171,16 +171,3 @@ def _iterate(
         over=number >= plan.iterations or (number > 0 and not fresh),
         history=(*state.history, entry),
     )
-
-
-def choose_weight(
-    run: Callable[[float], State], weights: Iterable[float]
-) -> tuple[float, dict[float, State]]:
-    """The weight of the pair loss that is best on validation, and what each led to.
-
-    Guard B: 0, which is self-training, is always among them, so that a graph that is no good costs
-    nothing but time. Of equally good weights the least.
-    """
-    found = {weight: run(weight) for weight in sorted({0.0, *weights})}
-    best = max(found, key=lambda weight: (tuple(found[weight].best_figure), -weight))
-    return best, found

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.agreement import pair_sets
 from trainer.agreement.calibration import best_temperature, measure
-from trainer.agreement.judge import Judge
+from trainer.agreement.judge import Judge, too_weak
 from trainer.agreement.pair_sets import Graph, Lesson
 from trainer.agreement.pair_training import Course, PairTraining
 from trainer.config import AgreementConfig
@@ -98,10 +98,9 @@ class Fitter:
 
     def _too_weak(self, figures: Mapping[str, float]) -> str | None:
         """What was learned badly. Where there was nothing to measure by, nothing is said."""
-        found, least = figures.get("auc", math.nan), self._settings.min_auc
-        if self._published or math.isnan(found) or found >= least:
+        if self._published or "auc" not in figures:
             return None
-        return f"AUC of held-out pairs {found:.2f}, below {least:g}"
+        return too_weak(figures["auc"], self._settings.min_auc)
 
 
 def to_unit_square(nodes: np.ndarray) -> float:

@@ -6,11 +6,12 @@ In: nodes [n, d] and pairs of their rows, or two tensors of nodes. Out: [p] floa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
 
+from trainer.agreement.calibration import best_temperature, measure
 from trainer.agreement.network import AgreementModel
 from trainer.agreement.pair_sets import Graph
 from trainer.agreement.pairs import Agreement
@@ -64,6 +65,26 @@ class Judge:
         encoded = _encode(network, nodes, self.scale)
         return lambda pairs: self._compare(network, encoded, pairs, None)
 
+    def checked_by(self, nodes: np.ndarray, pairs: np.ndarray, agree: np.ndarray) -> Judge:
+        """The same, set right and measured by pairs of nodes whose labels nothing has seen.
+
+        Neither this model nor the one that made the nodes. agree [p] bool: of both kinds. Its
+        figures are added as validation_<name>.
+        """
+        network = self._network()
+        logits = self._logits(network, _encode(network, nodes, self.scale), pairs, None)
+        temperature = self.temperature
+        if self.settings.calibrate:
+            temperature = best_temperature(logits, agree)
+        found = measure(logits / temperature, agree)
+        figures = {f"validation_{name}": value for name, value in found.items()}
+        return replace(
+            self,
+            temperature=temperature,
+            figures={**self.figures, **figures},
+            unusable=self.unusable or too_weak(found["auc"], self.settings.min_auc),
+        )
+
     def of_edges(self, nodes: np.ndarray, graph: Graph) -> np.ndarray:
         """[edges] float32, of each edge's two ends."""
         network = self._network()
@@ -77,11 +98,21 @@ class Judge:
         pairs: np.ndarray,
         features: np.ndarray | None,
     ) -> np.ndarray:
+        logits = self._logits(network, encoded, pairs, features)
+        return tf.sigmoid(logits / np.float32(self.temperature)).numpy()
+
+    def _logits(
+        self,
+        network: AgreementModel,
+        encoded: np.ndarray,
+        pairs: np.ndarray,
+        features: np.ndarray | None,
+    ) -> np.ndarray:
         found = np.empty(len(pairs), np.float32)
         for part in _parts(len(pairs), PAIRS_AT_ONCE):
             left, right = (encoded[end] for end in pairs[part].T)
             logits = network.compare(left, right, None if features is None else features[part])
-            found[part] = tf.sigmoid(logits / self.temperature).numpy()
+            found[part] = logits.numpy()
         return found
 
     def _network(self) -> AgreementModel:
@@ -89,6 +120,11 @@ class Judge:
         network.make_weights(self.weights[0].shape[0], self.feature_dim)
         network.set_weights(self.weights)
         return network
+
+
+def too_weak(auc: float, least: float) -> str | None:
+    """What to say where pairs are told apart worse than is wanted (guard A)."""
+    return None if auc >= least else f"AUC of held-out pairs {auc:.2f}, below {least:g}"
 
 
 def _encode(network: AgreementModel, nodes: np.ndarray, scale: float) -> np.ndarray:
