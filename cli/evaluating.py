@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from cli import summaries, terminal
 from cli.settings import Config
-from pipeline.artifacts import RunDir
 from pipeline.judgments import read_judgments
 from trainer.evaluation.config import EvaluationConfig
 
@@ -27,17 +26,13 @@ def judgments_of(config: EvaluationConfig) -> pa.Table | None:
 
 def compare_runs(config: Config, first: str, second: str, *, quiet: bool, as_json: bool) -> None:
     """Prints which of two run directories is better; writes nothing but a log into the second."""
-    for path in (first, second):
-        RunDir.open(path)
-    judgments = judgments_of(config.evaluation)
-    with terminal.opened("compare", second, quiet=quiet) as shown:
-        from trainer.evaluation.compare import Side, compare
+    from trainer.evaluation.compare import Side, compare
 
-        sides = [Side.open(path) for path in (first, second)]
-        with shown.step("Comparing"):
-            result = compare(
-                *sides, config=config.evaluation, seed=config.seed, judgments=judgments
-            )
+    # Before a log is written into what is no run.
+    sides = [Side.open(path) for path in (first, second)]
+    judgments = judgments_of(config.evaluation)
+    with terminal.opened("compare", second, quiet=quiet) as shown, shown.step("Comparing"):
+        result = compare(*sides, config=config.evaluation, seed=config.seed, judgments=judgments)
     click.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else _text(result))
 
 

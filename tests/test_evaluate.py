@@ -386,8 +386,7 @@ def test_a_random_embedding_scores_at_chance() -> None:
         for name, figure in measured(scores, holdout, 120, bootstrap=200).items():
             held = figure["low"] <= figure["chance"] <= figure["high"]
             inside[name] = inside.get(name, 0) + held
-    # Below 52 of 60 with a probability of 0.9 %, were each interval right 95 times in 100; recall@1
-    # has few hits, whose percentiles are too narrow by some hundredths.
+    # Were each interval right 95 times in 100, fewer than 50 of 60 would come once in 5,800 times.
     assert min(inside.values()) >= 50, inside
 
 

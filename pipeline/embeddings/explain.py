@@ -78,18 +78,18 @@ def explain(run: RunDir, first: str, second: str) -> dict[str, Any]:
     known = Knowledge.open(run)
     ids, vectors = _vectors(known.embeddings)
     nodes = _nodes(known.graph, (first, second))
-    rows = [_row_of(ids, image_id) for image_id in (first, second)]
-    for image_id, row in zip((first, second), rows, strict=True):
+    row_a, row_b = _row_of(ids, first), _row_of(ids, second)
+    for image_id, row in ((first, row_a), (second, row_b)):
         if row is None and image_id not in nodes:
             raise ImgembedError(_unknown(image_id, ids, known.graph))
-    counts = _counts(known.graph, first, second, nodes)
+    near = None if row_a is None or row_b is None else _nearness(vectors, row_a, row_b)
     return {
-        "a": _image(first, nodes, known, rows[0]),
-        "b": _image(second, nodes, known, rows[1]),
-        "embedding": None if None in rows else _nearness(vectors, *rows),
+        "a": _image(first, nodes, known, row_a),
+        "b": _image(second, nodes, known, row_b),
+        "embedding": near,
         "raw": _raw(known.examples, first, second),
         "edges": _edges(known, first, second),
-        "together": counts,
+        "together": _together(known.graph, first, second, nodes),
         "shared_neighbors": _shared_neighbors(known.graph, first, second),
         "common_queries": _common_queries(known.graph, first, second),
     }
@@ -254,7 +254,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 6)
 
 
-def _counts(
+def _together(
     graph: Version | None, first: str, second: str, nodes: dict[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Sessions with both, beside what chance would give; None without counts of sessions.
@@ -274,10 +274,9 @@ def _counts(
         "population": population,
         "expected": _rounded(of_a * of_b / population),
     }
-    columns = [np.array([float(value)]) for value in (both or 0, of_a, of_b)]
+    c, n_i, n_j = (np.array([float(value)]) for value in (both or 0, of_a, of_b))
     for name in _MEASURES:
-        known = bool(both)
-        value = measures.MEASURES[name](*columns, float(population))[0] if known else None
+        value = measures.MEASURES[name](c, n_i, n_j, float(population))[0] if both else None
         found[name] = _rounded(value)
     return found
 

@@ -54,8 +54,10 @@ class Side:
         run = RunDir.open(path)
         found = cls(
             path,
-            *(run.require(stage) for stage in (schema.GRAPH, schema.MODEL, schema.EMBEDDINGS)),
-            run.current(schema.EXAMPLES),
+            graph=run.require(schema.GRAPH),
+            model=run.require(schema.MODEL),
+            embeddings=run.require(schema.EMBEDDINGS),
+            examples=run.current(schema.EXAMPLES),
         )
         inputs.check_model(found.embeddings, found.model)
         leaks.check_trained_on(found.graph, leaks.graph_of_training(run, found.model))
@@ -281,8 +283,8 @@ def _labels(
     if any(side.examples is None for side in sides):
         return {"queries": 0, "neighbors": 0, "measures": {}}
     contents = _contents_of_labels(corpora, [side.examples for side in sides if side.examples])
-    rows = [asked_and_known(content) for content in contents]
-    asked, labelled = (np.intersect1d(*(of[place] for of in rows)) for place in (0, 1))
+    of_a, of_b = (asked_and_known(content) for content in contents)
+    asked, labelled = (np.intersect1d(one, other) for one, other in zip(of_a, of_b, strict=True))
     found: dict[str, Any] = {"queries": len(asked), "neighbors": len(labelled)}
     if not len(asked) or not len(labelled):
         return {**found, "measures": {}}

@@ -40,10 +40,11 @@ def label_accuracy(
 
 def asked_and_known(content: inputs.Content) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the labelled images of the test split, and of those of the training split."""
-    return tuple(
+    asked, known = (
         np.flatnonzero((labels != schema.NO_LABEL).any(axis=1))
         for labels in (content.test_labels, content.train_labels)
     )
+    return asked, known
 
 
 def is_right(guesses: np.ndarray, labels: np.ndarray) -> np.ndarray:
