@@ -12,6 +12,7 @@ from pipeline.artifacts import RunDir
 from pipeline.embeddings.explain import explain
 
 _WIDTH = 12  # of the first column
+_LISTED = 4  # shared neighbours, and common queries; JSON has more
 
 
 def print_explanation(run_dir: str, first: str, second: str, *, as_json: bool) -> None:
@@ -114,8 +115,8 @@ def _shared(part: Mapping[str, Any], of: str, word: str, say: Any) -> str:
     sizes = f"{part['count']:,} {word}, of {part[f'{of}_a']:,} and {part[f'{of}_b']:,}"
     if not part["count"]:
         return sizes
-    more = ", …" if part["count"] > len(part["shown"]) else ""
-    return f"{sizes}: {', '.join(map(say, part['shown']))}{more}"
+    more = ", …" if part["count"] > _LISTED else ""
+    return f"{sizes}: {', '.join(map(say, part['shown'][:_LISTED]))}{more}"
 
 
 def _neighbor(one: Mapping[str, Any]) -> str:

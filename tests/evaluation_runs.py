@@ -129,3 +129,32 @@ def commit(found: Version) -> Version:
     (folder / schema.MANIFEST_FILE).write_text(json.dumps(found.manifest))
     (folder.parent / schema.CURRENT_FILE).write_text(f"{found.name}\n")
     return found
+
+
+QUERIES = {"red": 2, "new": 170}
+SETTINGS = {"sessions": {"gap_minutes": 30.0}, "holdout": {"by": "hash", "fraction": 0.1}}
+
+
+def save_run(
+    folder: Path,
+    angles: dict[str, float],
+    *,
+    holdout: list[tuple] = HOLDOUT,
+    texts: bool = True,
+    **config: Any,
+) -> str:
+    """A run directory with all that a comparison reads; its texts are all published ones."""
+    graph = save_graph(folder / "graph" / "v0001", holdout=holdout)
+    graph.manifest["config"] = {"seed": 0, **SETTINGS, **config}
+    model = Version(
+        schema.MODEL,
+        "v0001",
+        str(folder / "model" / "v0001"),
+        {"fingerprint": "0123456789", "signatures": ["features", *(["text"] if texts else [])]},
+    )
+    Path(model.path).mkdir(parents=True)
+    embeddings = save_embeddings(folder / "embeddings" / "v0001", angles, QUERIES)
+    examples = feature_examples(folder / "examples" / "v0001")
+    for version in (graph, model, embeddings, examples):
+        commit(version)
+    return str(folder)

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from evaluation_runs import HOLDOUT, commit, feature_examples, save_embeddings, save_graph
+from evaluation_runs import HOLDOUT, save_run
 
 from cli import main
-from pipeline import schema
-from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
 from trainer.evaluation import inputs, methods
 from trainer.evaluation.compare import Paired, Side, compare
@@ -23,33 +21,6 @@ from trainer.evaluation.verdicts import verdict
 
 A = {"a": 0, "b": 10, "c": 50, "d": 180}
 B = {"a": 0, "c": 10, "b": 50, "d": 180}
-QUERIES = {"red": 2, "new": 170}
-SETTINGS = {"sessions": {"gap_minutes": 30.0}, "holdout": {"by": "hash", "fraction": 0.1}}
-
-
-def save_run(
-    folder: Path,
-    angles: dict[str, float],
-    *,
-    holdout: list[tuple] = HOLDOUT,
-    texts: bool = True,
-    **config: Any,
-) -> str:
-    """A run directory with all that a comparison reads; its texts are all published ones."""
-    graph = save_graph(folder / "graph" / "v0001", holdout=holdout)
-    graph.manifest["config"] = {"seed": 0, **SETTINGS, **config}
-    model = Version(
-        schema.MODEL,
-        "v0001",
-        str(folder / "model" / "v0001"),
-        {"fingerprint": "0123456789", "signatures": ["features", *(["text"] if texts else [])]},
-    )
-    Path(model.path).mkdir(parents=True)
-    embeddings = save_embeddings(folder / "embeddings" / "v0001", angles, QUERIES)
-    examples = feature_examples(folder / "examples" / "v0001")
-    for version in (graph, model, embeddings, examples):
-        commit(version)
-    return str(folder)
 
 
 def compared(first: str, second: str, **settings: Any) -> dict[str, Any]:

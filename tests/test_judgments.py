@@ -10,8 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evaluation_runs import ANGLES, save_run
 
+from cli import main
 from pipeline import schema
+from pipeline.artifacts import RunDir
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.judgments import read_judgments
 from trainer.evaluation import inputs, methods
@@ -212,3 +215,47 @@ def test_the_order_of_the_rows_means_nothing() -> None:
 
 def test_gains_double_from_grade_to_grade() -> None:
     assert gains(np.array([-1.0, 0.0, 1.0, 2.0, 3.0])).tolist() == [0.0, 0.0, 1.0, 3.0, 7.0]
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_the_command_measures_judgments_and_reads_them_again_when_they_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, judged = save_run(tmp_path / "run", ANGLES), tmp_path / "judged.csv"
+    command = ["evaluate", "--run-dir", run, "--set", "evaluation.k=[1]", "--judgments"]
+
+    def evaluated(rows: str) -> tuple[str, str, dict[str, Any]]:
+        judged.write_text(f"query,image_id,grade\n{rows}")
+        assert main.run([*command, str(judged)]) == 0
+        version = RunDir.open(run).require(schema.EVALUATION)
+        metrics = json.loads(Path(version.file(schema.METRICS_FILE)).read_text())
+        return version.name, capsys.readouterr().out, metrics["judgments"]
+
+    # "red" at 2 degrees finds a first, of grade 1, where b has grade 2: gains 1 of 3.
+    name, text, found = evaluated("red,a,1\nred,b,2\nnew,nowhere,0\n")
+    assert found["methods"]["trained embedding"]["ndcg@1"]["value"] == pytest.approx(
+        1 / 3, abs=1e-6
+    )
+    assert (found["queries_judged"], found["queries_without_right_image"]) == (2, 1)
+    assert found["slices"]["seen"]["queries"] == 1
+    title = (
+        "judgments, NDCG by grade (1 queries, 1 of 3 judged images not embedded; "
+        "1 queries without a right image left out)"
+    )
+    assert title in text
+    again, _, found = evaluated("red,a,2\n")
+    assert again != name
+    assert found["methods"]["trained embedding"]["ndcg@1"]["value"] == 1.0
+
+
+def test_judgments_that_cannot_be_read_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save_run(tmp_path / "run", ANGLES)
+    missing = str(tmp_path / "nowhere.csv")
+    assert main.run(["evaluate", "--run-dir", run, "--quiet", "--judgments", missing]) == 1
+    line = capsys.readouterr().err
+    assert line == f"imgembed: evaluation.judgments: no file at {missing!r}\n"
+    assert RunDir.open(run).current(schema.EVALUATION) is None
