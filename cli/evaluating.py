@@ -27,17 +27,19 @@ def judgments_of(config: EvaluationConfig) -> pa.Table | None:
 def compare_runs(config: Config, first: str, second: str, *, quiet: bool, as_json: bool) -> None:
     """Prints which of two run directories is better; writes nothing but a log into the second."""
     from trainer.evaluation.compare import Side, compare
+    from trainer.evaluation.verdicts import verdicts
 
     # Before a log is written into what is no run.
     sides = [Side.open(path) for path in (first, second)]
     judgments = judgments_of(config.evaluation)
     with terminal.opened("compare", second, quiet=quiet) as shown, shown.step("Comparing"):
         result = compare(*sides, config=config.evaluation, seed=config.seed, judgments=judgments)
+    result = {**result, "verdicts": verdicts(result)}
     click.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else _text(result))
 
 
 def _text(result: Mapping[str, Any]) -> str:
-    from trainer.evaluation.verdicts import comparison_tables, verdicts
+    from trainer.evaluation.verdicts import comparison_tables
 
     sessions = result["sessions"]
     lines = [
@@ -46,7 +48,7 @@ def _text(result: Mapping[str, Any]) -> str:
         f"{sessions['common']:,} common held-out sessions (A holds out "
         f"{sessions['held_out_by_a']:,}, B {sessions['held_out_by_b']:,})",
         "",
-        *verdicts(result),
+        *result["verdicts"],
         *(
             f"{part}: not compared, {found['not_compared']}"
             for part, found in result.items()

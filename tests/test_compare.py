@@ -227,6 +227,7 @@ def test_the_command_prints_words_tables_and_json(
         "low",
         "high",
     }
+    assert found["verdicts"][0].startswith("image to image: neither run is shown to be better")
     assert not (Path(runs[0]) / "evaluation").exists()
 
 
