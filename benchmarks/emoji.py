@@ -17,7 +17,8 @@ queries: recall@10 and the mean reciprocal rank of
                           counting more, in the trained space or as raw pixels of 16 x 16
     popularity, random    the most seen pictures; a random order, by its closed form
 and recall@10 of the pictures that are in no session (cold), and of those in one: what people asked
-when they chose a picture is a text that was given, too.
+when they chose a picture is a text that was given, too. Then by how much recall@10 of the trained
+embedding is above that of the others, picture by picture.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ CONFIG: dict[str, Any] = {
     "graph": {"min_sessions": 1},  # 901 sessions are few
     # Nothing is chosen on a validation split, so that all other texts can be learned.
     "examples": {"split": {"train": 1.0, "validation": 0.0, "test": 0.0}},
-    "training": {"epochs": 16},
+    # 1,300 texts are few, so that a small model that sees them often learns more than a larger one
+    # in the same time. Chosen of two on seed 10, which is not reported.
+    "model": {"size": "tiny"},
+    "training": {"epochs": 60},
 }
 
 
@@ -231,6 +235,10 @@ def show(seeds: list[dict[str, Any]]) -> None:
         ]
         by_seed = ", ".join(f"{found[method][:, recall].mean():.3f}" for found in seeds)
         print(f"| {method} | {' | '.join(cells)} | {by_seed} |")
+    print()
+    for method in METHODS[1:]:
+        above = [found[TRAINED][:, recall] - found[method][:, recall] for found in seeds]
+        print(f"above {method}: {interval(np.concatenate(above), pictures)}")
 
 
 def interval(values: np.ndarray, pictures: np.ndarray) -> str:
