@@ -48,6 +48,9 @@ TEST = [
     "mypy>=1.13,<3",
     "pytest>=8,<10",
     "ruff>=0.11,<1",
+    # A second implementation of the measures of retrieval, which ours must agree with; the
+    # benchmarks read its digits.
+    "scikit-learn>=1.7,<2",
     "types-PyYAML",
     # Cloud Storage on this machine, for logs and runs in a bucket.
     "gcp-storage-emulator>=2024.8,<2027",

@@ -20,6 +20,7 @@ from cli.commands.demo import demo
 from cli.commands.denoise import denoise
 from cli.commands.evaluate import evaluate
 from cli.commands.examples import examples
+from cli.commands.explain import explain
 from cli.commands.export import export
 from cli.commands.init import init
 from cli.commands.plan import plan
@@ -36,6 +37,7 @@ COMMANDS = (
     export,
     search,
     evaluate,
+    explain,
     denoise,
     sample,
     demo,

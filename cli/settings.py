@@ -23,7 +23,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError
 from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
-from trainer.evaluate import EvaluationConfig
+from trainer.evaluation.config import EvaluationConfig
 
 # Pydantic's words and ours.
 _WORDS = {

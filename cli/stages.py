@@ -388,10 +388,21 @@ class Stages:
             for stage in (schema.GRAPH, schema.EXAMPLES, schema.MODEL, schema.EMBEDDINGS)
         }
 
-        def build(new: NewVersion) -> dict[str, Any]:
-            from trainer.evaluate import evaluate
+        judgments = self.config.evaluation.judgments
+        files = storage.list_files(judgments) if judgments else []
 
-            metrics = evaluate(**versions, config=self.config.evaluation, seed=self.config.seed)
+        def build(new: NewVersion) -> dict[str, Any]:
+            from cli.evaluating import judgments_of
+            from trainer.evaluation.leaks import graph_of_training
+            from trainer.evaluation.run import evaluate
+
+            metrics = evaluate(
+                **versions,
+                config=self.config.evaluation,
+                seed=self.config.seed,
+                judgments=judgments_of(self.config.evaluation),
+                trained_on=graph_of_training(self.run, versions[schema.MODEL]),
+            )
             storage.write_atomic(new.file(schema.METRICS_FILE), to_json(metrics))
             return {"metrics": schema.METRICS_FILE}
 
@@ -399,6 +410,7 @@ class Stages:
             schema.EVALUATION,
             "Evaluating on held-out sessions",
             settings=self.sections("evaluation"),
+            inputs=files,
             upstream=list(versions.values()),
             build=build,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
@@ -16,7 +16,7 @@ from pipeline import schema, storage
 from pipeline.artifacts import Version
 
 if TYPE_CHECKING:
-    from trainer.evaluate import Table as EvaluationTable
+    from trainer.evaluation.tables import Table as EvaluationTable
 
 _TABLE_WIDTH = 120
 _TRUSTED = 0.5  # the agreement from which on an edge is rather trusted
@@ -183,16 +183,20 @@ def _evaluation(version: Version) -> str:
 
 def evaluation_tables(version: Version, *, details: bool = True) -> str:
     """The tables of metrics.json; without details, only those of all queries."""
-    from trainer.evaluate import tables
+    from trainer.evaluation.tables import tables
 
     with storage.open_read(version.file(schema.METRICS_FILE)) as file:
         found = tables(json.load(file))
+    return shown_tables([table for table in found if details or not table.detail])
+
+
+def shown_tables(found: Sequence[EvaluationTable]) -> str:
+    """Tables as text, each under its title."""
     console = Console(width=_TABLE_WIDTH, file=io.StringIO())
     with console.capture() as capture:
         for table in found:
-            if details or not table.detail:
-                console.print(Text(table.title, style="bold"))
-                console.print(_rich_table(table))
+            console.print(Text(table.title, style="bold"))
+            console.print(_rich_table(table))
     # Rich fills lines up with spaces.
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 

@@ -90,6 +90,10 @@ HOLDOUT_SCHEMA = pa.schema(
         ("query", pa.string()),  # null where the log has none
     ]
 )
+# How well images answer queries, in somebody's judgment: what an evaluation is given.
+JUDGMENT_SCHEMA = pa.schema(
+    [("query", pa.string()), ("image_id", pa.string()), ("grade", pa.float64())]
+)
 # Counts before pruning, for a later run to be added to; hashes of image ids and of queries.
 COUNTS_FOLDER = "counts"
 COUNTED_PAIRS, COUNTED_IMAGES = "pairs", "images"

@@ -8,129 +8,34 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from evaluation_runs import (
+    ANGLES,
+    FEATURES,
+    HOLDOUT,
+    at_angle,
+    example,
+    feature_examples,
+    save_embeddings,
+    save_examples,
+    save_graph,
+)
 from PIL import Image
-from tiny_model import DIM, save_model
+from tiny_model import save_model
 
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
-from trainer import evaluate as evaluation
-from trainer import evaluation_inputs as inputs
-from trainer import evaluation_methods as methods
 from trainer import metrics
-from trainer.evaluate import EvaluationConfig, Measure, evaluate
-
-ANGLES = {"a": 0, "b": 10, "c": 50, "d": 180}  # degrees, in the first two dimensions
-FEATURES = {"a": [2.0, 1.0], "b": [-2.0, 1.0], "c": [0.5, -0.5], "d": [-0.5, -1.5]}
-LABELS = {"train": {"a": 0, "b": 1}, "validation": {}, "test": {"c": 0, "d": 1}}
-
-
-def at_angle(degrees: float) -> np.ndarray:
-    vector = np.zeros(DIM, np.float32)
-    vector[:2] = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return vector
-
-
-def version(stage: str, folder: Path, **manifest: Any) -> Version:
-    folder.mkdir(parents=True, exist_ok=True)
-    return Version(stage, "v0001", str(folder), manifest)
-
-
-def save_table(of: Version, prefix: str, columns: pa.Schema, rows: list[tuple]) -> None:
-    values = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
-    arrays = [pa.array(value, field.type) for value, field in zip(values, columns, strict=True)]
-    path = of.file(schema.shard_name(prefix, 0, 1, "parquet"))
-    pq.write_table(pa.table(arrays, schema=columns), path)
-
-
-def save_embeddings(folder: Path, angles: dict[str, float], queries: dict[str, float]) -> Version:
-    found = version(schema.EMBEDDINGS, folder, dim=DIM, model_version="v0001-01234567")
-    for prefix, key, of in (("images", "image_id", angles), ("queries", "query", queries)):
-        rows = [(name, at_angle(angle).tolist(), "v0001-01234567") for name, angle in of.items()]
-        save_table(found, prefix, schema.embedding_schema(key, DIM), rows)
-    return found
-
-
-def save_graph(folder: Path, *, holdout: list[tuple]) -> Version:
-    graph = version(schema.GRAPH, folder)
-    edges = [("a", "c", 1, 5.0, 2, None, 2.0, 4, 2), ("b", "a", 1, 0.5, 2, None, 2.0, 3, 4)]
-    save_table(graph, "edges", schema.EDGE_SCHEMA, edges)
-    nodes = [("a", 4, 1), ("b", 3, 1), ("c", 2, 0), ("gone", 9, 0)]
-    save_table(graph, "nodes", schema.NODE_SCHEMA, nodes)
-    queries = [("red", "c", 3, None), ("red", "b", 1, None), ("red", "gone", 9, None)]
-    save_table(graph, "queries", schema.QUERY_SCHEMA, queries)
-    save_table(graph, "holdout", schema.HOLDOUT_SCHEMA, holdout)
-    return graph
-
-
-def example(values: dict[str, Any]) -> bytes:
-    features = {}
-    for name, value in values.items():
-        if isinstance(value, bytes):
-            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        elif isinstance(value, int):
-            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        elif name.endswith("labels"):
-            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=value))
-        else:
-            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=value))
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-
-
-def save_examples(
-    folder: Path,
-    splits: dict[str, list[bytes]],
-    *,
-    feature_dim: int | None = None,
-    encoding: str | None = None,
-    multi_label: bool = False,
-) -> Version:
-    found = version(
-        schema.EXAMPLES,
-        folder,
-        content="image" if feature_dim is None else "features",
-        feature_dim=feature_dim,
-        image_size=32 if feature_dim is None else None,
-        image_encoding=encoding,
-        layout="nsl",
-        multi_label=multi_label,
-        neighbors=0,
-        classes=[],
-        compression="gzip",
-        token_ids=1,
-        texts={},
-        labelled={},
-        images_of_class={},
-        counts={"images": {"with_neighbors": 0}},
-        splits={split: {"records": len(of), "files": 1} for split, of in splits.items()},
-    )
-    for split, records in splits.items():
-        path = found.file(schema.shard_name(split, 0, 1, "tfrecord.gz"))
-        with tf.io.TFRecordWriter(path, "GZIP") as writer:
-            for record in records:
-                writer.write(record)
-    return found
-
-
-def feature_examples(folder: Path) -> Version:
-    splits: dict[str, list[bytes]] = {}
-    for split, labels in LABELS.items():
-        label_of = "label" if split == "train" else "heldout_label"
-        splits[split] = [
-            example({"image_id": name.encode(), "features": FEATURES[name], label_of: label})
-            for name, label in labels.items()
-        ]
-    return save_examples(folder, splits, feature_dim=2)
-
-
-HOLDOUT = [
-    (0, 0, "a", "red"), (0, 1, "b", "red"),
-    (1, 0, "c", None), (1, 1, "nowhere", None), (1, 2, "a", " "),
-    (2, 0, "d", "new"),
-]  # fmt: skip
+from trainer.evaluation import inputs, methods
+from trainer.evaluation.config import EvaluationConfig
+from trainer.evaluation.leaks import check_trained_on
+from trainer.evaluation.measuring import Measure
+from trainer.evaluation.queries import Queries, image_queries
+from trainer.evaluation.run import evaluate
+from trainer.evaluation.slices import label_slices
+from trainer.evaluation.tables import tables
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +88,7 @@ def test_slices_part_the_queries_by_their_image(result: dict[str, Any]) -> None:
     # a -> b at 1 in session 0; a -> c at 2 of {c, nowhere} in session 1.
     assert values(slices["head"], "trained embedding", "recall@1", "recall@2") == [0.5, 0.75]
     assert slices["cold"]["methods"] == {}
-    assert "low" not in slices["head"]["methods"]["random"]["mrr"]
+    assert "low" in slices["head"]["methods"]["random"]["mrr"]
 
 
 def test_images_by_text_are_as_worked_out(result: dict[str, Any]) -> None:
@@ -289,19 +194,21 @@ def test_the_same_run_gives_the_same_numbers(
 
 
 def test_the_tables_say_what_was_measured(result: dict[str, Any]) -> None:
-    tables = evaluation.tables(result)
-    assert [table.title for table in tables] == [
+    found = tables(result)
+    assert [table.title for table in found] == [
         "image to image (4 queries of 2 sessions)",
         "image to image, recall by slice: recall@2",
+        "image to image, by label of the query: recall@2",
         "text to image (2 queries of 2 sessions)",
         "text to image, seen queries (1 queries of 1 sessions)",
         "text to image, unseen queries (1 queries of 1 sessions)",
         "labels by 5 neighbours (2 test images, 2 labelled)",
+        "collapse of the trained embedding",
     ]
-    assert tables[0].columns == ["method", "recall@1", "recall@2", "mrr", "ndcg@2"]
-    assert tables[0].rows[2][:2] == ["popularity", "0.625 ±0.375"]
-    assert tables[1].columns == ["method", "head (2)", "torso (1)", "tail (1)", "no neighbours (1)"]
-    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    assert found[0].columns == ["method", "recall@1", "recall@2", "mrr", "map", "ndcg@2"]
+    assert found[0].rows[2][:2] == ["popularity", "0.625 ±0.375"]
+    assert found[1].columns == ["method", "head (2)", "torso (1)", "tail (1)", "no neighbours (1)"]
+    assert all(len(row) == len(table.columns) for table in found for row in table.rows)
 
 
 def test_without_text_signature_the_baselines_stand_alone(
@@ -328,8 +235,9 @@ def test_a_run_without_held_out_sessions_still_has_labels(
     graph = save_graph(tmp_path, holdout=[])
     found = evaluate(**{**run, "graph": graph}, config=EvaluationConfig(), seed=0)
     assert found["image_to_image"]["methods"] == found["text_to_image"]["methods"] == {}
-    assert [table.title.split(" (")[0] for table in evaluation.tables(found)] == [
-        "labels by 5 neighbours"
+    assert [table.title.split(" (")[0] for table in tables(found)] == [
+        "labels by 5 neighbours",
+        "collapse of the trained embedding",
     ]
 
 
@@ -348,7 +256,7 @@ def test_image_queries_are_those_of_a_plain_loop() -> None:
     session = np.sort(generator.integers(0, 12, 40))
     image = [ids[n] for n in generator.integers(0, 8, 40)]
     holdout = inputs.Holdout(session, pa.array(image), pa.nulls(40, pa.string()), 12)
-    queries, missing = evaluation.image_queries(holdout, np.array([rows_of[i] for i in image]))
+    queries, missing = image_queries(holdout, np.array([rows_of[i] for i in image]))
     expected, expected_missing = set(), 0
     for number in set(session.tolist()):
         of = {i for i, s in zip(image, session, strict=True) if s == number}
@@ -374,18 +282,16 @@ def test_measures_are_those_of_sorting_the_whole_corpus(monkeypatch: pytest.Monk
     generator = np.random.default_rng(1)
     vectors = generator.normal(size=(30, 4)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    zeros = np.zeros(30, np.int64)
-    corpus = inputs.Corpus(pa.array([str(n) for n in range(30)]), vectors, zeros, zeros)
     sets = [generator.choice(30, 4, replace=False) for _ in range(20)]
     pairs = [(q, t) for q, chosen in enumerate(sets) for t in chosen[1:]]
-    queries = evaluation.Queries(
+    queries = Queries(
         item=np.array([chosen[0] for chosen in sets]),
         session=np.arange(20),
         query=np.array([q for q, _ in pairs]),
         target=np.array([t for _, t in pairs]),
     )
     score_rows = methods.without_query(methods.by_cosine(vectors, vectors))
-    found = Measure(EvaluationConfig(k=[5]), 0, corpus).of(score_rows, queries)
+    found = Measure(EvaluationConfig(k=[5]), 0, 30).of(score_rows, queries)
     for row, chosen in zip(found, sets, strict=True):
         others = [n for n in range(30) if n != chosen[0]]
         ranking = sorted(others, key=lambda n: -float(vectors[chosen[0]] @ vectors[n]))
@@ -393,7 +299,8 @@ def test_measures_are_those_of_sorting_the_whole_corpus(monkeypatch: pytest.Monk
         gain = sum(1 / math.log2(place + 1) for place in hits if place <= 5)
         ideal = sum(1 / math.log2(place + 1) for place in (1, 2, 3))
         recall = sum(place <= 5 for place in hits) / 3
-        np.testing.assert_allclose(row, [recall, 1 / hits[0], gain / ideal])
+        precision = sum(number / place for number, place in enumerate(hits, 1)) / 3
+        np.testing.assert_allclose(row, [recall, 1 / hits[0], precision, gain / ideal])
 
 
 def test_links_of_any_weight_stand_before_all_others() -> None:
@@ -436,3 +343,142 @@ def test_examples_of_an_earlier_program_are_refused(
     old = Version(schema.EXAMPLES, "v0001", str(tmp_path), {"feature_dim": 2})
     with pytest.raises(ImgembedError, match="earlier imgembed.*make the stage anew with"):
         evaluate(**{**run, "examples": old}, config=EvaluationConfig(), seed=0)
+
+
+# Proofs: what is known of an embedding beforehand ------------------------------------------------
+
+
+def random_sessions(images: int, sessions: int, size: int, seed: int) -> inputs.Holdout:
+    """Sessions of `size` different images each, drawn evenly."""
+    generator = np.random.default_rng(seed)
+    drawn = [generator.choice(images, size, replace=False) for _ in range(sessions)]
+    ids = pa.array([str(image) for session in drawn for image in session])
+    session = np.repeat(np.arange(sessions), size)
+    return inputs.Holdout(session, ids, pa.nulls(len(ids), pa.string()), sessions)
+
+
+def measured(
+    score_rows: metrics.ScoreRows, holdout: inputs.Holdout, images: int, **settings: Any
+) -> dict[str, dict[str, float]]:
+    """{measure: value, low, high} of image to image, and those of chance by their closed form."""
+    rows = np.array([int(image_id) for image_id in holdout.image_id.to_pylist()])
+    queries, _ = image_queries(holdout, rows)
+    measure = Measure(EvaluationConfig(k=[1, 10, 100], **settings), 0, images)
+    values = {
+        "of": measure.of(methods.without_query(score_rows), queries),
+        "chance": measure.of_chance(queries, candidates=images - 1),
+    }
+    found = measure.summary(values, queries)["methods"]
+    return {
+        name: {**found["of"][name], "chance": found["chance"][name]["value"]}
+        for name in found["of"]
+    }
+
+
+def test_a_random_embedding_scores_at_chance() -> None:
+    """Of sixty random worlds, about 95 % have the closed form within their interval."""
+    worlds, inside = 60, {}
+    for seed in range(worlds):
+        vectors = np.random.default_rng(seed).normal(size=(120, 32)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        holdout = random_sessions(120, 150, 3, seed=seed + 100)
+        scores = methods.by_cosine(vectors, vectors)
+        for name, figure in measured(scores, holdout, 120, bootstrap=200).items():
+            held = figure["low"] <= figure["chance"] <= figure["high"]
+            inside[name] = inside.get(name, 0) + held
+    # Were each interval right 95 times in 100, fewer than 50 of 60 would come once in 5,800 times.
+    assert min(inside.values()) >= 50, inside
+
+
+def test_a_perfect_embedding_scores_one() -> None:
+    """A direction a group; each session holds a whole group, so its others are the nearest."""
+    groups, size = 30, 4
+    vectors = np.repeat(np.eye(groups, dtype=np.float32), size, axis=0)
+    ids = pa.array([str(image) for image in range(groups * size)])
+    session = np.repeat(np.arange(groups), size)
+    holdout = inputs.Holdout(session, ids, pa.nulls(len(ids), pa.string()), groups)
+    found = measured(methods.by_cosine(vectors, vectors), holdout, groups * size)
+    expected = {"recall@1": 1 / 3}  # one of the three others is all that a list of one can hold
+    assert {name: figure["value"] for name, figure in found.items()} == pytest.approx(
+        {name: expected.get(name, 1.0) for name in found}, abs=1e-6
+    )
+
+
+def test_popularity_scores_what_its_closed_form_says() -> None:
+    """All queries have one ranking, but for themselves."""
+    images, sizes = 50, np.arange(50)[::-1] // 3  # three images a number of sessions: ties
+    holdout = random_sessions(images, 200, 2, seed=3)
+    found = measured(methods.by_popularity(sizes), holdout, images, bootstrap=0)
+    first, second = np.array(holdout.image_id.to_pylist()).astype(int).reshape(-1, 2).T
+    # Images stand by popularity, ties by row; the query itself is left out of the ranking.
+    ranks = np.concatenate([second + 1 - (first < second), first + 1 - (second < first)])
+    assert found["recall@10"]["value"] == pytest.approx((ranks <= 10).mean(), abs=1e-6)
+    assert found["mrr"]["value"] == pytest.approx((1 / ranks).mean(), abs=1e-6)
+    assert found["map"]["value"] == pytest.approx((1 / ranks).mean(), abs=1e-6)
+    gain = np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0)
+    assert found["ndcg@10"]["value"] == pytest.approx(gain.mean(), abs=1e-6)
+
+
+# Labels of queries, and leaks --------------------------------------------------------------------
+
+
+def test_queries_are_parted_by_the_label_of_their_image(result: dict[str, Any]) -> None:
+    """Queries a (twice) and c are of label 0, b of label 1; d asks nothing."""
+    by_label = result["image_to_image"]["by_label"]
+    assert [(of["label"], of["queries"]) for of in by_label["shown"]] == [("0", 3), ("1", 1)]
+    assert by_label["rest"] == {"labels": 0, "queries": 0, "sessions": 0, "methods": {}}
+    # b -> a at 1.
+    assert values(by_label["shown"][1], "trained embedding", "recall@1") == [1.0]
+
+
+def test_the_labels_that_are_not_shown_are_summed_up() -> None:
+    none = schema.NO_LABEL
+    labels = np.array([[2, none], [0, 1], [1, none], [none, none], [3, 0], [4, none]])
+    found = label_slices(labels, most=2)
+    # Labels 0 and 1 are of two queries each, 2, 3 and 4 of one.
+    assert [(label, rows.nonzero()[0].tolist()) for label, rows in found.shown] == [
+        (0, [1, 4]),
+        (1, [1, 2]),
+    ]
+    assert found.rest.nonzero()[0].tolist() == [0, 5]
+    assert found.rest_labels == 2  # 2 and 4
+    assert found.unlabelled.nonzero()[0].tolist() == [3]
+    nothing_shown = label_slices(labels, most=0)
+    assert (nothing_shown.shown, nothing_shown.rest_labels) == ([], 5)
+
+
+def drawn_by(name: str, **settings: Any) -> Version:
+    config = {
+        "seed": settings.get("seed", 0),
+        "holdout": {"by": settings.get("by", "hash"), "fraction": settings.get("fraction", 0.1)},
+        "sessions": {"gap_minutes": 30.0},
+    }
+    return Version(schema.GRAPH, name, f"run/graph/{name}", {"config": config})
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "why"),
+    [
+        ({"seed": 1}, "seed was 0 for the one and 1 for the other"),
+        ({"by": "time"}, "holdout.by was 'hash' for the one and 'time' for the other"),
+        ({"fraction": 0.05}, "holdout.fraction is 0.1 for the one and was 0.05 then"),
+    ],
+)
+def test_a_model_that_knows_the_held_out_sessions_is_not_evaluated(
+    trained_on: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ImgembedError, match=why):
+        check_trained_on(drawn_by("v0002"), drawn_by("v0001", **trained_on))
+
+
+def test_a_model_of_an_older_graph_with_the_same_draw_is_evaluated() -> None:
+    for trained_on in (None, drawn_by("v0001"), drawn_by("v0001", fraction=0.2)):
+        check_trained_on(drawn_by("v0002"), trained_on)
+    of_edges = Version(schema.GRAPH, "v0002", "run", {"config": {"seed": 5}})
+    check_trained_on(of_edges, drawn_by("v0001"))  # holds nothing out
+
+
+def test_a_model_of_an_edge_list_may_know_any_session() -> None:
+    of_edges = Version(schema.GRAPH, "v0001", "run", {"config": {"seed": 0}})
+    with pytest.raises(ImgembedError, match="ready edge list"):
+        check_trained_on(drawn_by("v0002"), of_edges)

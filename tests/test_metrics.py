@@ -1,10 +1,11 @@
-"""The measures against rankings that are sorted in full, and against arithmetic written out."""
+"""The measures against rankings sorted in full, arithmetic written out, and scikit-learn."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 
 from trainer import metrics
 
@@ -55,20 +56,20 @@ def test_no_pairs_have_no_ranks() -> None:
     assert len(metrics.rank_pairs(lambda n: np.zeros((len(n), 3)), none, none, corpus=3)) == 0
 
 
-def test_recall_mrr_and_ndcg_of_ranks_written_out() -> None:
+def test_recall_mrr_map_and_ndcg_of_ranks_written_out() -> None:
     # Query 0: relevant at 1, 4 and nowhere. Query 1: relevant at 3.
     ranks = np.array([4.0, 1.0, np.inf, 3.0])
     query = np.array([0, 0, 0, 1])
     found = metrics.retrieval_measures(ranks, query, queries=2, ks=[1, 3, 10])
     assert metrics.measure_names([1, 3, 10]) == [
-        "recall@1", "recall@3", "recall@10", "mrr", "ndcg@1", "ndcg@3", "ndcg@10",
+        "recall@1", "recall@3", "recall@10", "mrr", "map", "ndcg@1", "ndcg@3", "ndcg@10",
     ]  # fmt: skip
     ideal_of_three = 1 + 1 / math.log2(3) + 1 / math.log2(4)
     first = [
-        1 / 3, 1 / 3, 2 / 3, 1.0,
+        1 / 3, 1 / 3, 2 / 3, 1.0, (1 / 1 + 2 / 4) / 3,
         1.0, 1 / ideal_of_three, (1 + 1 / math.log2(5)) / ideal_of_three,
     ]  # fmt: skip
-    second = [0.0, 1.0, 1.0, 1 / 3, 0.0, 1 / math.log2(4), 1 / math.log2(4)]
+    second = [0.0, 1.0, 1.0, 1 / 3, 1 / 3, 0.0, 1 / math.log2(4), 1 / math.log2(4)]
     np.testing.assert_allclose(found, [first, second])
 
 
@@ -95,7 +96,110 @@ def test_the_expectation_of_a_random_ranking_is_the_mean_over_all_rankings(
 
 def test_a_random_ranking_of_nothing_finds_nothing() -> None:
     found = metrics.random_measures(np.array([0]), np.array([2]), candidates=0, ks=[1])
-    np.testing.assert_array_equal(found, [[0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(found, [[0.0, 0.0, 0.0, 0.0]])
+
+
+def plain_measures(scores: list[float], relevant: set[int], k: int) -> list[float]:
+    """recall@k, MRR, MAP, NDCG@k by sorting everything; of equal scores the lower index first."""
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    places = [place for place, index in enumerate(order, 1) if index in relevant]
+    precisions = [number / place for number, place in enumerate(places, 1)]
+    gain = sum(1 / math.log2(place + 1) for place in places if place <= k)
+    ideal = sum(1 / math.log2(place + 1) for place in range(1, min(k, len(relevant)) + 1))
+    return [
+        sum(place <= k for place in places) / len(relevant),
+        1 / places[0],
+        sum(precisions) / len(relevant),
+        gain / ideal,
+    ]
+
+
+def test_measures_of_tied_scores_are_those_of_a_plain_loop() -> None:
+    generator, k = np.random.default_rng(7), 4
+    scores = tied_scores(20, 15, seed=8)
+    relevant = [set(generator.choice(15, 1 + row % 6, replace=False)) for row in range(20)]
+    pairs = [(row, int(index)) for row, of in enumerate(relevant) for index in of]
+    query, target = np.array(pairs).T
+    ranks = metrics.rank_pairs(lambda n: scores[n].copy(), query, target, corpus=15)
+    found = metrics.retrieval_measures(ranks, query, queries=20, ks=[k])
+    expected = [
+        plain_measures(row.tolist(), of, k) for row, of in zip(scores, relevant, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected)
+
+
+def judged_rows(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores without ties and gains of every item, [30 queries, 25 items] each."""
+    generator = np.random.default_rng(seed)
+    scores = generator.permuted(np.tile(np.arange(25.0), (30, 1)), axis=1)
+    gains = generator.choice([0.0, 0.0, 1.0, 3.0, 7.0], (30, 25))
+    gains[:, 0] = 1.0
+    return scores, gains
+
+
+@pytest.mark.parametrize("k", [1, 5, 25, 100])
+def test_graded_ndcg_is_that_of_scikit_learn(k: int) -> None:
+    scores, gains = judged_rows(seed=9)
+    query, item = np.nonzero(gains)
+    ranks = metrics.rank_pairs(lambda n: scores[n].copy(), query, item, corpus=25)
+    found = metrics.graded_ndcg(ranks, gains[query, item], query, queries=30, ks=[k])
+    expected = [
+        ndcg_score([gain], [row], k=k, ignore_ties=True)
+        for gain, row in zip(gains, scores, strict=True)
+    ]
+    np.testing.assert_allclose(found[:, 0], expected)
+
+
+def test_binary_measures_are_those_of_scikit_learn() -> None:
+    scores, gains = judged_rows(seed=10)
+    relevant = gains > 0
+    query, item = np.nonzero(relevant)
+    ranks = metrics.rank_pairs(lambda n: scores[n].copy(), query, item, corpus=25)
+    found = metrics.retrieval_measures(ranks, query, queries=30, ks=[10])
+    names = metrics.measure_names([10])
+    for name, of in (
+        ("map", average_precision_score),
+        ("ndcg@10", lambda truth, row: ndcg_score([truth], [row], k=10, ignore_ties=True)),
+    ):
+        expected = [of(truth, row) for truth, row in zip(relevant, scores, strict=True)]
+        np.testing.assert_allclose(found[:, names.index(name)], expected)
+
+
+def test_auc_with_ties_is_that_of_scikit_learn() -> None:
+    scores = tied_scores(1, 200, seed=11)[0]
+    truths = np.random.default_rng(12).random(200) < 0.3
+    assert metrics.auc(scores, truths) == pytest.approx(roc_auc_score(truths, scores))
+
+
+def test_graded_ndcg_written_out() -> None:
+    # Grades 3, 1 and 2 at ranks 2, 5 and nowhere; the best order is 3, 2, 1.
+    gains = np.array([7.0, 1.0, 3.0])
+    ranks, query = np.array([2.0, 5.0, np.inf]), np.zeros(3, np.int64)
+    found = metrics.graded_ndcg(ranks, gains, query, queries=1, ks=[1, 3, 5])
+    ideal = 7 + 3 / math.log2(3) + 1 / math.log2(4)
+    at_3, at_5 = 7 / math.log2(3), 7 / math.log2(3) + 1 / math.log2(6)
+    np.testing.assert_allclose(found[0], [0.0, at_3 / ideal, at_5 / ideal])
+
+
+def test_the_graded_expectation_is_the_mean_over_all_rankings() -> None:
+    # Of five candidates two gain 3 and 1; a third judged image, of gain 7, is no candidate.
+    gains, query = np.array([3.0, 1.0, 7.0]), np.zeros(3, np.int64)
+    rankings = [
+        metrics.graded_ndcg(
+            np.array([first, second, np.inf]), gains, query, queries=1, ks=[1, 3, 9]
+        )[0]
+        for first, second in itertools.permutations([1.0, 2.0, 3.0, 4.0, 5.0], 2)
+    ]
+    found = metrics.random_graded_ndcg(
+        gains, query, np.array([True, True, False]), candidates=np.array([5]), ks=[1, 3, 9]
+    )
+    np.testing.assert_allclose(found[0], np.mean(rankings, axis=0))
+
+
+def test_places_within_a_query_leave_the_others_out() -> None:
+    ranks = np.array([9.0, 2.0, np.inf, 1.0, 4.0, 4.0])
+    query = np.array([0, 0, 0, 1, 1, 1])
+    assert metrics.places_within(ranks, query).tolist() == [2, 1, 3, 1, 2, 3]
 
 
 def test_sessions_count_alike_however_many_queries_they_hold() -> None:
@@ -119,6 +223,21 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     np.testing.assert_array_equal(first.low, second.low)
     other = metrics.bootstrap(values, resamples=100, seed=10)
     assert (first.low != other.low).any()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3_000, 1 << 24])
+def test_intervals_do_not_depend_on_the_chunks(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(13).random((70, 2))
+    # Draw by draw, as the definition says.
+    generator, means = np.random.default_rng(3), []
+    for _ in range(200):
+        means.append(values[generator.integers(70, size=70)].mean(axis=0))
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    monkeypatch.setattr(metrics, "CHUNK_BYTES", chunk_bytes)
+    estimate = metrics.bootstrap(values, resamples=200, seed=3)
+    np.testing.assert_allclose((estimate.low, estimate.high), (low, high))
 
 
 def unit(*angles: float) -> np.ndarray:

@@ -15,7 +15,8 @@ PACKAGES = ("pipeline", "trainer", "cli")
 ALLOWED = {
     "pipeline": (),
     "trainer": tuple(
-        f"pipeline.{name}" for name in ("schema", "errors", "artifacts", "memory", "vectors")
+        f"pipeline.{name}"
+        for name in ("schema", "errors", "artifacts", "memory", "vectors", "shards")
     ),
     "cli": ("pipeline", "trainer"),
 }

@@ -18,7 +18,7 @@ from pipeline.errors import ImgembedError
 from pipeline.vectors import read_vectors
 from trainer.agreement_files import write_agreement
 from trainer.edge_judge import EdgeJudge
-from trainer.evaluation_inputs import check_model
+from trainer.evaluation.inputs import check_model
 from trainer.graph_edges import GraphEdges, edges_of_graph
 
 BINS = 10  # of the table of shares

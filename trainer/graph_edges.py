@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.artifacts import Version
-from trainer.evaluation_inputs import read_table, rows_in
+from pipeline.shards import read_shards
+from trainer.evaluation.inputs import rows_in
 from trainer.nodes import Nodes
 
 # Of an edge, in this order: those that are not known of any edge are left out.
@@ -43,7 +44,7 @@ class GraphEdges:
 
 def edges_of_graph(graph: Version, image_ids: pa.Array) -> GraphEdges:
     """Those of a version of the graph whose two ends are among the images."""
-    table = read_table(graph, schema.EDGES, schema.EDGE_SCHEMA)
+    table = read_shards(graph, schema.EDGES, schema.EDGE_SCHEMA)
     ends = np.stack([rows_in(table[end], image_ids) for end in ("src", "dst")], axis=1)
     known = (ends >= 0).all(axis=1)
     table = table.filter(pa.array(known))
@@ -120,7 +121,7 @@ class Clicks:
 
 def clicks_of(graph: Version, image_ids: pa.Array) -> Clicks:
     """The clicks on images that are among these."""
-    table = read_table(graph, schema.QUERIES, schema.QUERY_SCHEMA)
+    table = read_shards(graph, schema.QUERIES, schema.QUERY_SCHEMA)
     node = rows_in(table["image_id"], image_ids)
     known = node >= 0
     query = pc.dictionary_encode(table["query"].combine_chunks()).indices.to_numpy()

@@ -70,8 +70,8 @@ def rank_pairs(
 
 
 def measure_names(ks: Sequence[int]) -> list[str]:
-    """Names of the columns of `retrieval_measures`: recall@k …, mrr, ndcg@k …"""
-    return [*(f"recall@{k}" for k in ks), "mrr", *(f"ndcg@{k}" for k in ks)]
+    """Names of the columns of `retrieval_measures`: recall@k …, mrr, map, ndcg@k …"""
+    return [*(f"recall@{k}" for k in ks), "mrr", "map", *(f"ndcg@{k}" for k in ks)]
 
 
 def ideal_gain(relevant: np.ndarray, k: int) -> np.ndarray:
@@ -87,7 +87,8 @@ def retrieval_measures(
 
     ranks: [pairs] of the relevant items. query: [pairs] int below `queries`, each query with at
     least one relevant item. recall@k = found among the first k / relevant, so it is below 1 where
-    more than k are relevant; MRR = 1 / the best rank; NDCG@k with gain 1 for relevant items and
+    more than k are relevant; MRR = 1 / the best rank; MAP = the mean over the relevant items of the
+    precision at their ranks, 0 for one that is missed; NDCG@k with gain 1 for relevant items and
     discount log2(rank + 1).
     """
     relevant = np.bincount(query, minlength=queries)
@@ -104,10 +105,74 @@ def retrieval_measures(
         [
             *(total(ranks <= k) / relevant for k in ks),
             1.0 / best,
+            total(places_within(ranks, query) / ranks) / relevant,
             *(total(np.where(ranks <= k, gain, 0.0)) / ideal_gain(relevant, k) for k in ks),
         ],
         axis=1,
     )
+
+
+def discounted_gain(
+    ranks: np.ndarray, gains: np.ndarray, query: np.ndarray, *, queries: int, k: int
+) -> np.ndarray:
+    """DCG at k: the sum of gain / log2(rank + 1) over ranks up to k. [pairs] each -> [queries]."""
+    kept = np.where(ranks <= k, gains / np.log2(1.0 + ranks), 0.0)
+    return np.bincount(query, weights=kept, minlength=queries)
+
+
+def graded_ndcg(
+    ranks: np.ndarray, gains: np.ndarray, query: np.ndarray, *, queries: int, ks: Sequence[int]
+) -> np.ndarray:
+    """NDCG at each k, [queries, ks]: DCG / that of the best order (Järvelin & Kekäläinen, 2002).
+
+    ranks: [pairs] float64, of the judged items; what was not judged takes its place in the ranking
+    and gains nothing. gains: [pairs] float64, at least 0; each query has one above 0.
+    """
+    best = places_within(-gains, query)
+    columns = []
+    for k in ks:
+        found, ideal = (
+            discounted_gain(places, gains, query, queries=queries, k=k) for places in (ranks, best)
+        )
+        columns.append(found / ideal)
+    return np.stack(columns, axis=1)
+
+
+def random_graded_ndcg(
+    gains: np.ndarray,
+    query: np.ndarray,
+    present: np.ndarray,
+    *,
+    candidates: np.ndarray,
+    ks: Sequence[int],
+) -> np.ndarray:
+    """Expected NDCG of a random ranking, [queries, ks].
+
+    gains, query: [pairs], as in `graded_ndcg`. present: [pairs] bool, whether an item is a
+    candidate. candidates: [queries] int, the length of each query's ranking, at least 1.
+    """
+    queries = len(candidates)
+    a_rank = np.bincount(query, weights=gains * present, minlength=queries) / candidates
+    best = places_within(-gains, query)
+    columns = [
+        a_rank
+        * ideal_gain(candidates, k)
+        / discounted_gain(best, gains, query, queries=queries, k=k)
+        for k in ks
+    ]
+    return np.stack(columns, axis=1)
+
+
+def places_within(ranks: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Where each item stands among the items of its query alone: 1 = the best, ties as they stand.
+
+    ranks: [pairs] float64. query: [pairs] int. Returns [pairs] int64.
+    """
+    order = np.lexsort((ranks, query))
+    _, starts, counts = np.unique(query[order], return_index=True, return_counts=True)
+    places = np.empty(len(ranks), np.int64)
+    places[order] = np.arange(len(ranks)) - np.repeat(starts, counts) + 1
+    return places
 
 
 def expected_best_reciprocal(found: int, candidates: int) -> float:
@@ -124,6 +189,19 @@ def expected_best_reciprocal(found: int, candidates: int) -> float:
     return float(np.sum(survival * hazard / ranks))
 
 
+def expected_average_precision(found: int, candidates: int) -> float:
+    """The expectation of the mean precision at the ranks of `found` items in a random order.
+
+    A rank r holds one of them with probability found / candidates, and then the r - 1 before it
+    hold (r - 1) (found - 1) / (candidates - 1) others. 0 where there is none.
+    """
+    if found == 0:
+        return 0.0
+    harmonic = float(np.sum(1.0 / np.arange(1, candidates + 1)))
+    others = (found - 1) / max(1, candidates - 1)
+    return (harmonic + others * (candidates - harmonic)) / candidates
+
+
 def random_measures(
     present: np.ndarray, relevant: np.ndarray, *, candidates: int, ks: Sequence[int]
 ) -> np.ndarray:
@@ -133,9 +211,13 @@ def random_measures(
     candidates: the length of the ranking.
     """
     share = present / max(1, candidates)  # the chance that a rank holds a relevant item
-    reciprocals = {int(n): expected_best_reciprocal(int(n), candidates) for n in np.unique(present)}
+    distinct, place = np.unique(present, return_inverse=True)
+    best, precision = (
+        np.array([expected(int(n), candidates) for n in distinct])[place]
+        for expected in (expected_best_reciprocal, expected_average_precision)
+    )
     columns = [np.minimum(k, candidates) * share / relevant for k in ks]
-    columns.append(np.array([reciprocals[int(n)] for n in present]))
+    columns += [best, precision * present / relevant]
     for k in ks:
         reachable = ideal_gain(np.array([candidates]), k)[0]
         columns.append(share * reachable / ideal_gain(relevant, k))
@@ -158,6 +240,10 @@ class Estimate:
     low: np.ndarray
     high: np.ndarray
 
+    def part(self, columns: slice) -> Estimate:
+        """That of some of the measures."""
+        return Estimate(self.value[columns], self.low[columns], self.high[columns])
+
 
 def bootstrap(by_session: np.ndarray, *, resamples: int, seed: int) -> Estimate:
     """The mean over sessions, with the percentile interval of resampled sessions.
@@ -171,9 +257,12 @@ def bootstrap(by_session: np.ndarray, *, resamples: int, seed: int) -> Estimate:
     generator = np.random.default_rng(seed)
     sessions = len(by_session)
     means = np.empty((resamples, by_session.shape[1]))
-    for index in range(resamples):
-        drawn = np.bincount(generator.integers(sessions, size=sessions), minlength=sessions)
-        means[index] = drawn @ by_session / sessions
+    for part in chunks(resamples, sessions * 8):
+        rows = part.stop - part.start
+        drawn = generator.integers(sessions, size=(rows, sessions))
+        drawn += np.arange(rows)[:, None] * sessions
+        counts = np.bincount(drawn.ravel(), minlength=rows * sessions).reshape(rows, sessions)
+        means[part] = counts.astype(np.float64) @ by_session / sessions
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
     return Estimate(value, low, high)
 

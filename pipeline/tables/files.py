@@ -65,15 +65,18 @@ class FoundFiles:
     skipped: tuple[str, ...]
 
 
-def find_tables(path: str, *, format: str, key: str) -> list[TableFile]:
-    """The files of rows that `path` names; `key` is the setting that errors speak of."""
-    return list(find_files(path, format=format, key=key).tables)
+def find_tables(
+    path: str, *, format: str, key: str, format_key: str | None = None
+) -> list[TableFile]:
+    """The files of rows that `path` names, as `find_files` takes them."""
+    return list(find_files(path, format=format, key=key, format_key=format_key).tables)
 
 
-def find_files(path: str, *, format: str, key: str) -> FoundFiles:
+def find_files(path: str, *, format: str, key: str, format_key: str | None = None) -> FoundFiles:
     """The files that `path` names, tables and others.
 
     format: "auto", or the one that all of them have. key: the setting that errors speak of.
+    format_key: the one of the format; None = `format` in the section of `key`.
     """
     found = storage.list_files(path)
     if not found:
@@ -84,7 +87,7 @@ def find_files(path: str, *, format: str, key: str) -> FoundFiles:
         raise ImgembedError(
             f"{key}: {found[0].path!r} has no known extension ({', '.join(EXTENSIONS)}, each also "
             f"with {' or '.join(COMPRESSIONS)}), and its first bytes do not say what it is; name "
-            f"the format with {key.split('.')[0]}.format"
+            f"the format with {format_key or key.split('.')[0] + '.format'}"
         )
     skipped = [info.path for info, file in zip(found, files, strict=True) if file is None]
     return FoundFiles(tables, tuple(skipped))

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
+from pipeline.shards import read_shards, single
 from pipeline.vectors import read_vectors
 
 RAW_SIDE = 16  # pixels; pictures are shrunk to a square of this side
@@ -65,23 +65,6 @@ def check_model(embeddings: Version, model: Version) -> None:
         )
 
 
-def read_table(version: Version, prefix: str, wanted: pa.Schema) -> pa.Table:
-    """All rows of a version's Parquet shards, in the columns of `wanted`."""
-    import tensorflow as tf
-
-    tables = [wanted.empty_table()]
-    for path in version.shards(prefix):
-        with tf.io.gfile.GFile(path, "rb") as file:
-            table = pq.read_table(pa.BufferReader(file.read()), columns=wanted.names)
-        tables.append(table.cast(wanted))
-    return pa.concat_tables(tables).combine_chunks()
-
-
-def _single(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
-
-
 def read_corpus(*, embeddings: Version, graph: Version, seed: int) -> Corpus:
     """The corpus; ImgembedError where nothing is embedded."""
     ids, vectors = read_vectors(embeddings, schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
@@ -92,8 +75,8 @@ def read_corpus(*, embeddings: Version, graph: Version, seed: int) -> Corpus:
         )
     order = np.random.default_rng(seed).permutation(len(ids))
     ids = ids.take(pa.array(order))
-    nodes = read_table(graph, schema.NODES, schema.NODE_SCHEMA)
-    at = rows_in(ids, _single(nodes["image_id"]))
+    nodes = read_shards(graph, schema.NODES, schema.NODE_SCHEMA)
+    at = rows_in(ids, single(nodes["image_id"]))
     counts = [
         np.where(at >= 0, np.append(nodes[name].to_numpy(), 0)[at], 0)
         for name in ("sessions", "degree")
@@ -130,7 +113,7 @@ class Links:
 
 def read_edges(graph: Version, corpus: Corpus) -> Links:
     """The graph's edges among images of the corpus, owned by their source."""
-    edges = read_table(graph, schema.EDGES, schema.EDGE_SCHEMA)
+    edges = read_shards(graph, schema.EDGES, schema.EDGE_SCHEMA)
     ends = (corpus.rows_of(edges["src"]), corpus.rows_of(edges["dst"]))
     return Links.of(*ends, edges["weight"].to_numpy())
 
@@ -140,7 +123,7 @@ def read_clicks(graph: Version, corpus: Corpus, texts: pa.Array) -> tuple[Links,
 
     texts: [t] string. Weights are sessions. Returns links and [t] bool.
     """
-    clicks = read_table(graph, schema.QUERIES, schema.QUERY_SCHEMA)
+    clicks = read_shards(graph, schema.QUERIES, schema.QUERY_SCHEMA)
     owner = rows_in(clicks["query"], texts)
     seen = np.zeros(len(texts), bool)
     seen[owner[owner >= 0]] = True
@@ -162,17 +145,24 @@ class Holdout:
     sessions: int
 
 
-def read_holdout(graph: Version, *, max_sessions: int, seed: int) -> Holdout:
-    """At most `max_sessions` held-out sessions, drawn by the seed; each image of one once."""
-    table = read_table(graph, schema.HOLDOUT, schema.HOLDOUT_SCHEMA)
+def read_holdout(
+    graph: Version, *, max_sessions: int | None, seed: int, among: np.ndarray | None = None
+) -> Holdout:
+    """At most `max_sessions` held-out sessions, drawn by the seed; each image of one once.
+
+    among: [sessions] int, the numbers of those that may be drawn; None = all.
+    """
+    table = read_shards(graph, schema.HOLDOUT, schema.HOLDOUT_SCHEMA)
+    if among is not None:
+        table = table.filter(pc.is_in(table["session"], value_set=pa.array(among, pa.int64())))
     table = table.sort_by([("session", "ascending"), ("position", "ascending")])
     session = table["session"].to_numpy()
     distinct = np.unique(session)
-    if len(distinct) > max_sessions:
+    if max_sessions is not None and len(distinct) > max_sessions:
         drawn = np.random.default_rng(seed).choice(distinct, max_sessions, replace=False)
         kept = np.isin(session, drawn)
         table, session = table.filter(pa.array(kept)), session[kept]
-    return Holdout(session, _single(table["image_id"]), _single(table["query"]), len(distinct))
+    return Holdout(session, single(table["image_id"]), single(table["query"]), len(distinct))
 
 
 @dataclass(frozen=True)
@@ -181,21 +171,26 @@ class Content:
 
     raw: [n, features] float32, centred and of unit norm; 0 for an image without an example.
     train_labels, test_labels: [n, labels] int64, of images of that split, filled up with NO_LABEL.
+    labels: the same of all splits.
     found: images of the corpus that have an example.
     """
 
     raw: np.ndarray
     train_labels: np.ndarray
     test_labels: np.ndarray
+    labels: np.ndarray
     found: int
 
 
-def read_content(examples: Version, corpus: Corpus) -> Content:
-    """Raw features and labels of the corpus, from the examples of all splits."""
+def read_content(examples: Version, corpus: Corpus, *, with_raw: bool = True) -> Content:
+    """Raw features and labels of the corpus, from the examples of all splits.
+
+    with_raw: without, `raw` has no columns, and no picture is decoded.
+    """
     raw: np.ndarray | None = None
     labels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {s: [] for s in schema.SPLITS}
     present = np.zeros(len(corpus), bool)
-    for split, batch in _batches(examples):
+    for split, batch in _batches(examples, with_raw=with_raw):
         rows = corpus.rows_of(pa.array(batch["image_id"], pa.binary()).cast(pa.string()))
         known = rows >= 0
         if raw is None:
@@ -209,7 +204,8 @@ def read_content(examples: Version, corpus: Corpus) -> Content:
             f"{schema.STAGE_COMMANDS[schema.EXAMPLES]}"
         )
     train, _, test = (_label_rows(labels[split], len(corpus)) for split in schema.SPLITS)
-    return Content(_centred(raw, present), train, test, int(present.sum()))
+    of_all = _label_rows([part for parts in labels.values() for part in parts], len(corpus))
+    return Content(_centred(raw, present), train, test, of_all, int(present.sum()))
 
 
 def _label_rows(parts: Sequence[tuple[np.ndarray, np.ndarray]], images: int) -> np.ndarray:
@@ -229,7 +225,7 @@ def _centred(raw: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.divide(raw, norms, out=np.zeros_like(raw), where=norms > 1e-6)
 
 
-def _batches(examples: Version) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _batches(examples: Version, *, with_raw: bool) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """(split, {image_id, raw, labels}) of many examples each; labels are those of the split."""
     import tensorflow as tf
 
@@ -237,17 +233,24 @@ def _batches(examples: Version) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     from trainer.example_files import ExampleFiles
 
     files = ExampleFiles.open(examples)
-    multi, content = files.spec.multi_label, schema.content_feature(files.spec.feature_dim)
+    multi = files.spec.multi_label
+    content = [schema.content_feature(files.spec.feature_dim)] if with_raw else []
     of_training, held_out = (
         (schema.LABELS, schema.HELDOUT_LABELS) if multi else (schema.LABEL, schema.HELDOUT_LABEL)
     )
 
+    def raw(parsed: dict[str, Any], examples: Any) -> Any:
+        for feature in content:
+            values = parsing.decode(parsed[feature.name], files)
+            return _shrunk(values) if files.spec.feature_dim is None else values
+        return tf.zeros([examples, 0], tf.float32)
+
     def parse(serialized: Any, labels: schema.Feature) -> dict[str, Any]:
-        parsed = parsing.parse(serialized, (schema.IMAGE_ID, content, labels))
-        values, found = parsing.decode(parsed[content.name], files), parsed[labels.name]
+        parsed = parsing.parse(serialized, (schema.IMAGE_ID, *content, labels))
+        found = parsed[labels.name]
         return {
             "image_id": parsed[schema.IMAGE_ID.name],
-            "raw": _shrunk(values) if files.spec.feature_dim is None else values,
+            "raw": raw(parsed, tf.size(parsed[schema.IMAGE_ID.name])),
             "labels": found.to_tensor(schema.NO_LABEL) if multi else found[:, None],
         }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.evaluation_inputs import Links
+from trainer.evaluation.inputs import Links
 from trainer.metrics import ScoreRows
 
 # Cosines count in millionths, whole ones: a matrix product gives equal images different last bits.
