@@ -373,7 +373,7 @@ def _write_queries(root: beam.Pipeline, graph: Version, exporter: Exporter) -> N
         | "SpreadQueries" >> beam.Reshuffle()
         | "EmbedQueries" >> exporter.embed(schema.TEXT_SIGNATURE, TEXT)
     )
-    embedded = (embedded, distinct[UNCHANGED]) | "WithTakenOver" >> beam.Flatten()
+    embedded = (embedded, distinct[UNCHANGED]) | "WithQueriesTakenOver" >> beam.Flatten()
     embedded | "StoreQueries" >> StoreVectors(exporter, exporter.queries)
 
 

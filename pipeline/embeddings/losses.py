@@ -64,10 +64,9 @@ class DrawSample(beam.PTransform):
     """
 
     sample: SampleOf
-    rows: int = MOST_ROWS
 
     def expand(self, embedded: beam.PCollection[pa.Table]) -> beam.PCollection[None]:
-        lowest_rows = _Lowest(self.sample.key, self.rows)
+        lowest_rows = _Lowest(self.sample.key, MOST_ROWS)
         return (
             embedded
             | "Lowest" >> beam.CombineGlobally(lowest_rows).without_defaults()

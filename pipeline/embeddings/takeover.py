@@ -17,9 +17,10 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from apache_beam.metrics.metric import Metrics
 
-from pipeline import precision, schema
+from pipeline import precision, schema, storage
 from pipeline.artifacts import Version
 from pipeline.columnar import Joined, JoinShards, Keyed, concatenate, split_by_shard
 from pipeline.contents import HASH, HASH_BYTES, KnownContents
@@ -79,11 +80,13 @@ class Takeover:
         stored = version.manifest["dtype"]
         if stored not in (dtype, "float32"):
             return cls(None, f"the version before is in {stored}")
-        missing = sum(
-            version.manifest["files"][prefix] != len(version.shards(prefix))
-            for prefix in (schema.IMAGE_EMBEDDINGS, schema.QUERY_EMBEDDINGS)
-        )
-        return cls(None, "files of the version before are gone") if missing else cls(version, None)
+        for prefix in (schema.IMAGE_EMBEDDINGS, schema.QUERY_EMBEDDINGS):
+            files = version.shards(prefix)
+            if len(files) != version.manifest["files"][prefix]:
+                return cls(None, "files of the version before are gone")
+            for path in files:
+                _check_readable(path)
+        return cls(version, None)
 
     @property
     def image_files(self) -> list[str]:
@@ -99,6 +102,18 @@ class Takeover:
     def known(self) -> KnownContents:
         """The contents that need not be embedded."""
         return KnownContents(tuple(self.image_files))
+
+
+def _check_readable(path: str) -> None:
+    """ImgembedError, with the way out, where a file is damaged: said before the work begins."""
+    try:
+        with storage.open_read(path) as source:
+            pq.read_metadata(source)
+    except (OSError, pa.ArrowException) as error:
+        raise ImgembedError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); embed all anew with: "
+            f"{schema.STAGE_COMMANDS[schema.EMBEDDINGS]} --force"
+        ) from error
 
 
 @dataclass
