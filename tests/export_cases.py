@@ -10,13 +10,12 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.runners.portability.fn_api_runner import fn_runner
 from PIL import Image
 from tiny_model import SIDE
 
-from pipeline import schema
+from pipeline import runner, schema
 from pipeline.artifacts import NewVersion, Version
-from pipeline.config import ExportConfig, ImagesConfig
+from pipeline.config import ExportConfig, ImagesConfig, RunnerConfig
 from pipeline.embeddings.job import export_embeddings
 from pipeline.examples import pictures
 
@@ -66,7 +65,7 @@ def save_queries(folder: Path, queries: Sequence[str] = QUERIES, name: str = "v0
 
 
 def make_pipeline() -> beam.Pipeline:
-    return beam.Pipeline(runner=fn_runner.FnApiRunner())
+    return runner.make_pipeline(RunnerConfig())
 
 
 def export(folder: Path, name: str = "v0001", **changes: Any) -> Version:

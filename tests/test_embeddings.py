@@ -1,6 +1,7 @@
 """The export: pictures and ready features through a small SavedModel on Beam."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,6 +283,15 @@ def test_vectors_without_unit_norm_fail_the_job_in_one_line(tmp_path: Path) -> N
 def test_vectors_that_are_no_number_have_no_unit_norm() -> None:
     with pytest.raises(ImgembedError, match="1 of 2 embeddings"):
         models.check_unit_norm(np.array([[1.0, 0.0], [np.nan, 0.0]]), "model")
+
+
+def test_all_threads_of_a_process_share_one_model(model: Version) -> None:
+    path = model.file(schema.SAVED_MODEL_FOLDER)
+    models._loaded.cache_clear()
+    with ThreadPoolExecutor(8) as pool:
+        found = set(map(id, pool.map(models.load_saved_model, [path] * 8)))
+    assert len(found) == 1
+    assert models._loaded.cache_info().misses == 1
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -312,10 +312,10 @@ def keep_content(table: pa.Table, *, content: str) -> pa.Table:
 
 
 def _write_examples(root: beam.Pipeline, examples: Version, exporter: Exporter) -> None:
+    # Nothing is shuffled before the model: the records are many times what comes out.
     embedded = (
         root
         | "ReadExamples" >> augmented.ReadExamples(examples, exporter.rows_at_once)
-        | "SpreadExamples" >> beam.Reshuffle()
         | "EmbedExamples" >> exporter.embed(schema.EXAMPLE_SIGNATURE, augmented.CONTENT)
     )
     embedded | "StoreImages" >> StoreVectors(exporter, exporter.images)
