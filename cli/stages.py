@@ -18,7 +18,16 @@ from rich.markup import escape
 from cli.settings import Config
 from cli.terminal import EpochLines, Terminal
 from pipeline import schema, storage
-from pipeline.artifacts import KEEPS, NewVersion, RunDir, Version, file_marks, fingerprint, to_json
+from pipeline.artifacts import (
+    INPUTS,
+    KEEPS,
+    NewVersion,
+    RunDir,
+    Version,
+    file_marks,
+    fingerprint,
+    to_json,
+)
 from pipeline.config import ImagesConfig, Section
 from pipeline.errors import ConfigError, ImgembedError
 
@@ -350,6 +359,7 @@ class Stages:
 
     def export(self) -> Version:
         """Catalog and model to embeddings."""
+        from pipeline.embeddings import augmented
         from pipeline.embeddings.job import export_embeddings
         from pipeline.examples.catalog import find
         from pipeline.runner import make_pipeline, threads
@@ -359,6 +369,16 @@ class Stages:
         graph = self.run.current(schema.GRAPH)
         images = self.catalog()
         files = find.input_files(images)
+        previous = None if self.force else self.run.current(schema.EMBEDDINGS)
+        examples, note = augmented.choose(
+            model,
+            self.run.current(schema.EXAMPLES),
+            images=images,
+            files=files,
+            export=config.export,
+        )
+        if note:
+            self.terminal.say(f"  [yellow]{escape(note)}[/]")
 
         def build(new: NewVersion) -> dict[str, Any]:
             return export_embeddings(
@@ -370,6 +390,8 @@ class Stages:
                 shards=self._shards(files),
                 make_pipeline=functools.partial(make_pipeline, config.runner),
                 threads=threads(config.runner),
+                previous=previous,
+                examples=examples,
             )
 
         return self.make(
@@ -377,7 +399,7 @@ class Stages:
             "Embedding the catalog",
             settings={"images": images.model_dump(), "export": config.export.model_dump()},
             inputs=files,
-            upstream=[model, *([graph] if graph else [])],
+            upstream=[model, *(version for version in (graph, examples) if version)],
             build=build,
         )
 
@@ -492,6 +514,7 @@ class Stages:
                 {
                     "fingerprint": mark,
                     "config": {**settings, "seed": self.config.seed},
+                    INPUTS: file_marks(inputs),
                     "upstream": {v.stage: v.name for v in upstream},
                     "packages": {name: version(name) for name in ("imgembed", *_PACKAGES)},
                     **content,

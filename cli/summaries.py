@@ -118,11 +118,43 @@ def _cotraining(manifest: Mapping[str, Any]) -> str:
 
 
 def _embeddings(version: Version) -> str:
-    counts = version.manifest["counts"]
-    return (
+    manifest = version.manifest
+    counts, neighbors = manifest["counts"], manifest.get("neighbors")
+    lines = [
         f"{counts['images']:,} images and {counts['queries']:,} queries, "
-        f"{version.manifest['dim']} dimensions{_rejected(version.manifest)}"
-    )
+        f"{manifest['dim']} dimensions{_rejected(manifest)}"
+    ]
+    if neighbors:
+        lines.append(
+            f"with their neighbours, which {neighbors['images_with_neighbors']:,} of the images "
+            f"have in examples {neighbors['examples']}"
+        )
+    lines += _taken_over(manifest.get("taken_over") or {})
+    if manifest.get("precision"):
+        lines.append(f"in {manifest['dtype']}, {_recall(manifest['precision'])}")
+    return "\n  ".join(lines)
+
+
+def _taken_over(found: Mapping[str, Any]) -> list[str]:
+    """How much was embedded anew, where something was not."""
+    if not found.get("from"):
+        return []
+    return [
+        f"{found['images']:,} images and {found['queries']:,} queries were taken over from "
+        f"{found['from']}, {found['images_embedded']:,} and {found['queries_embedded']:,} embedded"
+    ]
+
+
+def _recall(precision: Mapping[str, Any]) -> str:
+    measured = [
+        f"{found['recall_at_10']:.4f} of {found['queries']:,} {name} among "
+        f"{found['searched']:,} images"
+        for name, found in precision.items()
+        if found
+    ]
+    if not measured:
+        return "of too few images for a recall@10"
+    return f"with recall@10 against float32 {', '.join(measured)}"
 
 
 def _examples(version: Version) -> str:

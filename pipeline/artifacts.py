@@ -29,6 +29,8 @@ _VERSION_NAME = re.compile(r"v\d{4,}")
 KEPT_VERSIONS = 2
 # Manifest key: older versions of the stage that go on being kept.
 KEEPS = "keeps"
+# Manifest key: which files a version was made of, as `file_marks` tells it.
+INPUTS = "inputs"
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,19 @@ class ExportConfig(Section):
     """Embeddings of a catalog."""
 
     batch_size: Count = Field(256, description="images that the model embeds at once")
+    dtype: Literal["float32", "float16", "int8"] = Field(
+        "float32",
+        description="of the stored numbers; what fewer bits cost is measured and written down",
+    )
+    formats: list[Literal["parquet", "tfrecord", "npy"]] = Field(
+        ["parquet"],
+        description="of the vectors; parquet is always written, since every other stage reads it",
+    )
+    neighbors: Literal["auto", "none"] = Field(
+        "auto",
+        description="of a model with a graph_network: auto embeds the images of the examples with "
+        "their neighbours, none all images alone",
+    )
 
 
 # Our names for runners, and Beam's.

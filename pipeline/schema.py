@@ -154,12 +154,22 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 
-def embedding_schema(key: str, dim: int) -> pa.Schema:
+# How numbers of an embedding are stored; of float16 and int8 see pipeline/precision.py.
+Precision = Literal["float32", "float16", "int8"]
+# Of the content that an image's embedding was made of; in the files of images alone.
+CONTENT_HASH = pa.field("content_hash", pa.binary(16))
+# Vectors in float32 of some images and queries, beside files of fewer bits: what was measured.
+SAMPLE_PREFIX = "sample_"
+# Folders beside the Parquet files of an export, with the same rows in other formats.
+TFRECORD_FOLDER, NPY_FOLDER = "tfrecord", "npy"
+
+
+def embedding_schema(key: str, dim: int, dtype: Precision = "float32") -> pa.Schema:
     """Columns of an embeddings file: `key` ("image_id" or "query"), unit vector, model version."""
     return pa.schema(
         [
             (key, pa.string()),
-            ("embedding", pa.list_(pa.float32(), dim)),
+            ("embedding", pa.list_(pa.type_for_alias(dtype), dim)),
             ("model_version", pa.string()),
         ]
     )
@@ -298,6 +308,7 @@ class ExampleSpec:
 IMAGE_SIGNATURE = "image"  # string [batch], encoded pictures of any size
 FEATURES_SIGNATURE = "features"  # float32 [batch, feature_dim], as in the catalog
 TEXT_SIGNATURE = "text"  # string [batch]
+EXAMPLE_SIGNATURE = "example"  # string [batch], serialized examples: images with their neighbours
 EMBEDDING_OUTPUT = "embedding"  # float32 [batch, dim], unit norm
 PROBABILITIES_OUTPUT = "probabilities"  # float32 [batch, classes]; images and features only
 

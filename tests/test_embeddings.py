@@ -1,12 +1,10 @@
 """The export: pictures and ready features through a small SavedModel on Beam."""
 
 import io
-import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,43 +12,33 @@ import pytest
 import tensorflow as tf
 from apache_beam.coders import registry
 from apache_beam.internal import pickler
-from apache_beam.runners.portability.fn_api_runner import fn_runner
+from export_cases import (
+    PICTURES,
+    QUERIES,
+    export,
+    picture,
+    prepared,
+    save_features,
+    save_pictures,
+    save_queries,
+)
 from PIL import Image
 from small_catalogs import Edge, World, build, everything
 from test_decoding import slow_jpeg
 from tiny_model import DIM, SIDE, save_model
 
 from pipeline import schema, writing
-from pipeline.artifacts import NewVersion, Version
+from pipeline.artifacts import Version
 from pipeline.config import ExportConfig, ImagesConfig
 from pipeline.embeddings import job as export_job
 from pipeline.embeddings import model as models
 from pipeline.embeddings.embed import SavedModelHandler
-from pipeline.embeddings.job import export_embeddings
 from pipeline.embeddings.search import SearchIndex
 from pipeline.errors import ImgembedError
 from pipeline.examples import pictures
 from pipeline.examples.decoding import TOO_SLOW, decode_pictures
 from pipeline.vectors import read_vectors
 from pipeline.writing import read_rejected
-
-PICTURES = 23
-QUERIES = sorted(
-    {"red", "été", *(" ".join(f"w{n % m}" for m in range(1, n)) for n in range(2, 99))}
-)
-
-
-def picture(number: int) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, "PNG")
-    return sink.getvalue()
-
-
-def prepared(number: int) -> bytes:
-    """What the export shows the model of a picture."""
-    found = pictures.prepare(picture(number), image_size=SIDE, max_pixels=1_000, encoding="png")
-    return found.content
 
 
 @pytest.fixture(scope="module")
@@ -61,32 +49,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Version:
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> ImagesConfig:
     """A folder of pictures, one of them broken."""
-    folder = tmp_path_factory.mktemp("catalog")
-    for number in range(PICTURES):
-        (folder / f"{number:02}.png").write_bytes(picture(number))
-    (folder / "broken.png").write_bytes(picture(99)[:200])
-    return ImagesConfig(path=str(folder))
+    return save_pictures(tmp_path_factory.mktemp("catalog"))
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Version:
-    """A graph of which the export reads the queries, in two files that share some."""
-    folder = tmp_path_factory.mktemp("graph")
-    for shard, queries in enumerate([["red", *QUERIES[:90]], [*QUERIES[70:], "red"]]):
-        rows = [{"query": q, "image_id": "01", "sessions": 2, "users": None} for q in queries]
-        table = pa.Table.from_pylist(rows, schema.QUERY_SCHEMA)
-        pq.write_table(table, folder / schema.shard_name("queries", shard, 2, "parquet"))
-    return Version(schema.GRAPH, "v0001", str(folder), {})
-
-
-def make_pipeline() -> beam.Pipeline:
-    return beam.Pipeline(runner=fn_runner.FnApiRunner())
-
-
-def export(folder: Path, **changes: Any) -> Version:
-    settings = {"export": ExportConfig(), "graph": None, "shards": 2, **changes}
-    out = NewVersion(schema.EMBEDDINGS, "v0001", str(folder))
-    return out.commit(export_embeddings(out=out, make_pipeline=make_pipeline, **settings))
+    return save_queries(tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +83,7 @@ def test_the_files_are_sorted_and_of_the_promised_schema(exported: Version) -> N
     (path,) = exported.shards("images")
     assert Path(path).name == "images-00000-of-00001.parquet"
     table = pq.read_table(path)
-    assert table.schema.equals(schema.embedding_schema("image_id", DIM))
+    assert table.schema.equals(schema.embedding_schema("image_id", DIM).append(schema.CONTENT_HASH))
     assert table["image_id"].to_pylist() == sorted(table["image_id"].to_pylist())
     assert set(table["model_version"].to_pylist()) == {"v0001-01234567"}
 
@@ -196,13 +164,6 @@ def test_the_place_of_a_row_in_its_batch_does_not_show(model: Version) -> None:
 @pytest.mark.parametrize(("batch_size", "size"), [(1, 16), (16, 16), (100, 96), (256, 256)])
 def test_the_model_is_called_with_whole_blocks_of_rows(batch_size: int, size: int) -> None:
     assert models.call_size(batch_size) == size
-
-
-def save_features(path: Path, dim: int, ids: list[str]) -> ImagesConfig:
-    values = np.random.default_rng(1).normal(size=(len(ids), dim)).tolist()
-    rows = [{"image_id": i, "features": v} for i, v in zip(ids, values, strict=True)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ImagesConfig(path=str(path), max_rejected_fraction=0.5)
 
 
 def test_features_are_embedded_as_the_catalog_has_them(tmp_path: Path) -> None:
@@ -322,6 +283,15 @@ def test_vectors_without_unit_norm_fail_the_job_in_one_line(tmp_path: Path) -> N
 def test_vectors_that_are_no_number_have_no_unit_norm() -> None:
     with pytest.raises(ImgembedError, match="1 of 2 embeddings"):
         models.check_unit_norm(np.array([[1.0, 0.0], [np.nan, 0.0]]), "model")
+
+
+def test_all_threads_of_a_process_share_one_model(model: Version) -> None:
+    path = model.file(schema.SAVED_MODEL_FOLDER)
+    models._loaded.cache_clear()
+    with ThreadPoolExecutor(8) as pool:
+        found = set(map(id, pool.map(models.load_saved_model, [path] * 8)))
+    assert len(found) == 1
+    assert models._loaded.cache_info().misses == 1
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

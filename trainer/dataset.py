@@ -184,6 +184,18 @@ def evaluation_batches(
     return _known(batches, steps_per_epoch(examples, split, batch_size))
 
 
+def node_batch(serialized: tf.Tensor, examples: ExampleFiles, *, neighbors: int) -> Batch:
+    """[batch] serialized examples -> what embeddings are made of, as in evaluation batches.
+
+    `id`, `content`, those of the strongest `neighbors`, and the edges among them.
+    """
+    parsed = parsing.parse(serialized, parsing.node_features(examples.spec))
+    parts = [schema.IMAGE_ID, schema.content_feature(examples.spec.feature_dim)]
+    near = parsing.stack_neighbors(parsed, examples, parts)
+    nodes, _, chosen = _nodes(parsed, near, examples, neighbors, None)
+    return {**nodes, **_edges(parsed, tf.where(nodes["neighbor_weight"] > 0, chosen, -1))}
+
+
 def steps_per_epoch(examples: ExampleFiles, split: str, batch_size: int) -> int:
     """Batches in a split, the last one maybe smaller."""
     return -(-examples.records(split) // batch_size)
@@ -205,6 +217,24 @@ def _to_batch(
     """[batch] serialized examples -> a batch. draws: None: the strongest, nothing is drawn."""
     parsed = parsing.parse(serialized, parsing.read_features(examples.spec, edges=edges))
     near = parsing.stack_neighbors(parsed, examples)
+    nodes, drawn, chosen = _nodes(parsed, near, examples, neighbors, draws)
+    present = nodes["neighbor_weight"] > 0
+    return {
+        **nodes,
+        **_labels(parsed, drawn, present, multi_label=examples.spec.multi_label),
+        **_texts(parsed, transform, draws),
+        **(_edges(parsed, tf.where(present, chosen, -1)) if edges else {}),
+    }
+
+
+def _nodes(
+    parsed: parsing.Parsed,
+    near: parsing.Parsed,
+    examples: ExampleFiles,
+    neighbors: int,
+    draws: Draws | None,
+) -> tuple[Batch, parsing.Parsed, tf.Tensor]:
+    """(the part of a batch that tells of nodes, features of drawn neighbours, their places)."""
     neighbors = min(neighbors, examples.spec.neighbors)
     weights, chosen = draw_neighbors(near[parsing.WEIGHT], neighbors, draws)
     seed_id = parsing.hash_ids(parsed[schema.IMAGE_ID.name])
@@ -219,17 +249,15 @@ def _to_batch(
         neighbor_ids=neighbor_id,
         examples=examples,
     )
-    return {
+    nodes = {
         "content": content,
         "neighbor_content": neighbor_content,
         "neighbor_weight": weights,
         "id": seed_id,
         "neighbor_id": neighbor_id,
         "graph_id": graph_id,
-        **_labels(parsed, drawn, weights > 0, multi_label=examples.spec.multi_label),
-        **_texts(parsed, transform, draws),
-        **(_edges(parsed, tf.where(weights > 0, chosen, -1)) if edges else {}),
     }
+    return nodes, drawn, chosen
 
 
 def _edges(parsed: parsing.Parsed, chosen: tf.Tensor) -> Batch:

@@ -128,7 +128,14 @@ def _finish(
     outcome: of co-training, of which `trained` is the best iteration.
     """
     network, files, history = trained.network, data.files, trained.record.history
-    signatures = serving.export(network, data.transform, files, out.file(schema.SAVED_MODEL_FOLDER))
+    signatures = serving.export(
+        network,
+        data.transform,
+        files,
+        out.file(schema.SAVED_MODEL_FOLDER),
+        # What a later iteration learned of the edges is not in the files of the examples.
+        neighbors=data.training.neighbors if outcome is None or outcome.story.best == 0 else 0,
+    )
     found = {"best_epoch": trained.best_epoch, "epochs": history}
     if outcome is not None:
         found |= outcome.history()
@@ -144,6 +151,7 @@ def _finish(
         "feature_dim": files.spec.feature_dim,
         "classes": list(files.classes) if network.trains("supervised") else [],
         "multi_label": files.spec.multi_label,
+        "example_form": files.spec.to_manifest(),
         "parameters": network.count_params(),
         "epochs": len(history),
         "best_epoch": trained.best_epoch,

@@ -150,6 +150,13 @@ class EmbeddingModel(keras.Model):
                 outputs["isolated_logits"] = self.class_head(outputs["isolated"])
         return outputs
 
+    def embed_seeds(self, inputs: Batch) -> tf.Tensor:
+        """[batch, dim]: what `seeds` are outside training, and nothing else."""
+        seeds, neighbors = self._embed_images(inputs, training=False)
+        if self.graph_tower is None:
+            return seeds
+        return self._embed_graphs(inputs, seeds, neighbors, training=False)["seeds"]
+
     def _embed_images(self, inputs: Batch, training: bool | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Seeds and those neighbours that there are, each image once through the tower."""
         weights = inputs["neighbor_weight"]

@@ -54,6 +54,23 @@ def star_features(spec: schema.ExampleSpec) -> list[schema.Feature]:
     return [feature for feature in spec.features() if feature.name in names]
 
 
+def node_features(spec: schema.ExampleSpec) -> list[schema.Feature]:
+    """The features that an embedding is made of: ids, contents, weights and edges."""
+    content = schema.content_feature(spec.feature_dim)
+    of_nodes = {
+        name
+        for feature in (schema.IMAGE_ID, content)
+        for name in (
+            feature.name,
+            schema.COMPACT_PREFIX + feature.name,
+            *(schema.neighbor_feature(index, feature.name) for index in range(spec.neighbors)),
+        )
+    }
+    weights = {schema.neighbor_weight(index).name for index in range(spec.neighbors)}
+    names = of_nodes | weights | {schema.COMPACT_WEIGHTS.name, *(f.name for f in EDGE_FEATURES)}
+    return [feature for feature in spec.features() if feature.name in names]
+
+
 def hash_ids(texts: tf.Tensor) -> tf.Tensor:
     """Strings -> int64 in [1, 2^62]: 0 is free to mean "none"."""
     return tf.strings.to_hash_bucket_fast(texts, 2**62) + 1

@@ -2,7 +2,8 @@
 
 It carries its own preparation (decoding, scaling, words), with the vocabularies inside its folder,
 so that the folder is all that serving needs and may be moved. A graph network sees each image as a
-graph of one node: a new image has no neighbours yet.
+graph of one node, since a new image has no neighbours yet; the signature `example` takes images
+with their neighbours, as the examples that the model was trained on have them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline import schema
+from trainer.dataset import node_batch
 from trainer.example_files import ExampleFiles
 from trainer.model import EmbeddingModel
 from trainer.transform import Transform
@@ -23,8 +25,18 @@ _DECODED_AT_ONCE = 16
 class ServedModel(tf.Module):
     """The signatures of `pipeline.schema`, as functions of a trained model."""
 
-    def __init__(self, model: EmbeddingModel, transform: Transform, examples: ExampleFiles) -> None:
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        transform: Transform,
+        examples: ExampleFiles,
+        *,
+        neighbors: int = 0,
+    ) -> None:
+        """neighbors: of an image that a graph network looks at; 0 = it is not served with any."""
         super().__init__()
+        self._embed_seeds = model.embed_seeds
+        self._examples, self._neighbors = examples, neighbors
         # The parts alone: a whole Keras model would bring its optimizer along.
         self._image_tower = model.image_tower
         self._text_tower = model.text_tower
@@ -46,6 +58,10 @@ class ServedModel(tf.Module):
                 self.features,
                 tf.TensorSpec([None, feature_dim], tf.float32, schema.FEATURES_SIGNATURE),
             )
+        if self._graph_tower is not None and self._neighbors:
+            functions[schema.EXAMPLE_SIGNATURE] = _function(
+                self.example, tf.TensorSpec([None], tf.string, schema.EXAMPLE_SIGNATURE)
+            )
         if self._text_tower is not None:
             functions[schema.TEXT_SIGNATURE] = _function(
                 self.text, tf.TensorSpec([None], tf.string, schema.TEXT_SIGNATURE)
@@ -61,6 +77,11 @@ class ServedModel(tf.Module):
         """[batch, feature_dim] float32, as in the catalog -> embeddings and probabilities."""
         return self._outputs(self._transform.features(features))
 
+    def example(self, example: tf.Tensor) -> dict[str, tf.Tensor]:
+        """[batch] string, serialized examples -> embeddings and probabilities of their seeds."""
+        batch = node_batch(example, self._examples, neighbors=self._neighbors)
+        return self._with_probabilities(self._embed_seeds(batch))
+
     def text(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """[batch] string -> embeddings; an empty text, or one of no known word, has one too."""
         assert self._text_tower is not None  # else there is no such signature
@@ -71,6 +92,9 @@ class ServedModel(tf.Module):
         embeddings = self._image_tower(content, training=False)
         if self._graph_tower is not None:
             embeddings = self._graph_tower.isolated(embeddings)
+        return self._with_probabilities(embeddings)
+
+    def _with_probabilities(self, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = {schema.EMBEDDING_OUTPUT: embeddings}
         if self._class_head is not None:
             logits = self._class_head(embeddings)
@@ -121,9 +145,14 @@ def _resize(picture: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def export(
-    model: EmbeddingModel, transform: Transform, examples: ExampleFiles, folder: str
+    model: EmbeddingModel,
+    transform: Transform,
+    examples: ExampleFiles,
+    folder: str,
+    *,
+    neighbors: int = 0,
 ) -> list[str]:
-    """Writes the SavedModel and returns the names of its signatures."""
-    served = ServedModel(model, transform, examples)
+    """Writes the SavedModel and returns the names of its signatures. neighbors: see ServedModel."""
+    served = ServedModel(model, transform, examples, neighbors=neighbors)
     tf.saved_model.save(served, folder, signatures=served.functions)
     return list(served.functions)

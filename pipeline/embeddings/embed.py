@@ -48,7 +48,7 @@ def with_vectors(
     return (
         table.select(kept)
         .append_column(EMBEDDING, embedding)
-        .append_column(MODEL_VERSION, pa.array([model_version] * table.num_rows, pa.string()))
+        .append_column(MODEL_VERSION, pa.repeat(model_version, table.num_rows))
     )
 
 

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from apache_beam.metrics.metric import Metrics
 
-from pipeline import runner, schema, storage
+from pipeline import precision, runner, schema, storage
 from pipeline.artifacts import NewVersion, Version
-from pipeline.columnar import GatherShards, Keyed, SplitByColumn
+from pipeline.columnar import GatherShards, Keyed, SplitByColumn, concatenate
 from pipeline.config import ExportConfig, ImagesConfig
+from pipeline.contents import HASH
+from pipeline.embeddings import augmented, losses
 from pipeline.embeddings import model as models
-from pipeline.embeddings.embed import BATCHES_AT_ONCE, EmbedTables
+from pipeline.embeddings.embed import BATCHES_AT_ONCE, EMBEDDING, EmbedTables
+from pipeline.embeddings.files import NAMESPACE, Layout, WriteEmbeddings
+from pipeline.embeddings.takeover import (
+    MADE_BY,
+    TAKEN_OVER,
+    TakeOver,
+    Takeover,
+    made_by,
+)
 from pipeline.errors import ImgembedError
 from pipeline.examples.catalog import find
 from pipeline.examples.decoding import PictureSettings
 from pipeline.examples.pictures import model_encoding
-from pipeline.examples.prepare import (
-    IMAGES,
-    REJECTED,
-    PrepareImages,
-    check_unique,
-)
+from pipeline.examples.prepare import IMAGES, REJECTED, UNCHANGED, PrepareImages
 from pipeline.examples.prepare import NAMESPACE as CATALOG
-from pipeline.reading import ReadTables
-from pipeline.writing import WriteParquet, WriteRejected, check_rejected, file_count
+from pipeline.reading import ReadTables, read_tables
+from pipeline.writing import WriteRejected, check_rejected, file_count
 
-NAMESPACE = "embeddings"
 WORK_FOLDER = "work"
 QUERY = "query"
 TEXT = "text"  # the copy of a query that the model takes
 ROWS = f"{CATALOG}/rows"  # of the catalog, counted by its reader
+QUERIES_TAKEN_OVER = "queries_taken_over"
 
 
 def export_embeddings(
@@ -48,28 +54,40 @@ def export_embeddings(
     shards: int,
     make_pipeline: Callable[[], beam.Pipeline],
     threads: int = 1,
+    previous: Version | None = None,
+    examples: Version | None = None,
 ) -> dict[str, Any]:
     """Embeds the catalog, and the graph's published queries, into `out`.
 
     shards: parts the work is cut into; nothing that is written depends on it. Without a graph, or
-    with a model that knows no texts, there are no queries. Returns what the manifest says.
+    with a model that knows no texts, there are no queries. previous: an export whose vectors are
+    taken over where they still hold. examples: the same images with their neighbours, which are
+    embedded in place of the catalog. Returns what the manifest says.
     """
     found = find.inspect(images)
     check_fits(found, model)
-    exporter = Exporter(
+    exporter = Exporter.of(
+        found,
+        images=images,
+        export=export,
         model=model,
-        batch_size=export.batch_size,
-        folder=out.path,
-        files=file_count(sum(info.size for info in found.inputs)),
+        out=out,
         shards=shards,
         threads=threads,
+        previous=previous,
+        with_neighbors=examples is not None,
     )
     root = make_pipeline()
-    _write_images(root, found, images, exporter)
-    with_queries = graph is not None and models.has_signature(model, schema.TEXT_SIGNATURE)
-    if graph is not None and with_queries:
+    if examples is None:
+        _write_images(root, found, images, exporter)
+    else:
+        _write_examples(root, examples, exporter)
+    if graph is not None and models.has_signature(model, schema.TEXT_SIGNATURE):
         _write_queries(root, graph, exporter)
     counts = runner.run(root, work=storage.join(out.path, WORK_FOLDER))
+    if examples is not None:
+        augmented.copy_rejected(examples, out.path)
+        counts = {**counts, ROWS: examples.manifest["counts"]["rows"]["read"]}
     rejected = check_rejected(
         out.path,
         rows=counts.get(ROWS, 0),
@@ -79,17 +97,68 @@ def export_embeddings(
     _check_counts(counts, rejected)
     return {
         "dim": model.manifest["dim"],
-        "model_version": models.model_version(model),
+        "dtype": export.dtype,
+        "formats": sorted({"parquet", *export.formats}),
+        "model_version": exporter.model_version,
         "content": found.content,
-        "counts": {
-            "rows": counts.get(ROWS, 0),
-            "images": _written(counts, schema.IMAGE_ID.name),
-            "rejected": sum(rejected.values()),
-            "queries": _written(counts, QUERY),
-            "skipped_files": found.skipped_files,
+        "neighbors": _neighbors(examples),
+        "files": {
+            prefix: len(Version(out.stage, out.name, out.path, {}).shards(prefix))
+            for prefix in (schema.IMAGE_EMBEDDINGS, schema.QUERY_EMBEDDINGS)
         },
+        "counts": _counts(counts, rejected, found),
+        "taken_over": _taken_over(counts, exporter.takeover),
+        "precision": _precision(exporter),
         "rejected": rejected,
+        MADE_BY: exporter.made,
     }
+
+
+def _counts(
+    counts: Mapping[str, int], rejected: Mapping[str, int], found: find.Catalog
+) -> dict[str, int]:
+    return {
+        "rows": counts.get(ROWS, 0),
+        "images": _counted(counts, schema.IMAGE_ID.name),
+        "rejected": sum(rejected.values()),
+        "queries": _counted(counts, QUERY),
+        "skipped_files": found.skipped_files,
+    }
+
+
+def _neighbors(examples: Version | None) -> dict[str, Any] | None:
+    """Of images that were embedded with their neighbours."""
+    if examples is None:
+        return None
+    images = examples.manifest["counts"]["images"]
+    return {"examples": examples.name, "images_with_neighbors": images["with_neighbors"]}
+
+
+def _taken_over(counts: Mapping[str, int], takeover: Takeover) -> dict[str, Any]:
+    """What was embedded anew, what not, and why nothing could be taken over."""
+    images, queries = (_counted(counts, name) for name in (TAKEN_OVER, QUERIES_TAKEN_OVER))
+    return {
+        "from": takeover.version.name if takeover.version else None,
+        "why_nothing": takeover.why,
+        "images": images,
+        "queries": queries,
+        "images_embedded": _counted(counts, schema.IMAGE_ID.name) - images,
+        "queries_embedded": _counted(counts, QUERY) - queries,
+    }
+
+
+def _precision(exporter: Exporter) -> dict[str, Any] | None:
+    """What fewer bits cost; None for float32, which costs nothing."""
+    if exporter.dtype == "float32":
+        return None
+    samples = []
+    for layout in (exporter.images, exporter.queries):
+        sample = exporter.sample(layout)
+        files = Version(schema.EMBEDDINGS, "", layout.folder, {}).shards(layout.prefix)
+        losses.complete_sample(sample, exporter.takeover.version, files)
+        samples.append(sample)
+    images, queries = samples
+    return losses.measure(images, queries, exporter.dtype)
 
 
 def check_fits(found: find.Catalog, model: Version) -> None:
@@ -112,56 +181,96 @@ def check_fits(found: find.Catalog, model: Version) -> None:
 
 @dataclass(frozen=True)
 class Exporter:
-    """What both halves of the job share: whose vectors are written, and where.
+    """What both halves of the job share: whose vectors are written, how, and where.
 
-    files: of each kind. shards: parts the work is cut into. threads: that decode pictures.
+    made: all that a vector depends on but for its content. takeover: what is there already.
     """
 
     model: Version
     batch_size: int
-    folder: str
-    files: int
+    dtype: schema.Precision
+    pictures: PictureSettings
     shards: int
     threads: int
+    images: Layout
+    queries: Layout
+    made: Mapping[str, Any]
+    takeover: Takeover
+
+    @classmethod
+    def of(
+        cls,
+        found: find.Catalog,
+        *,
+        images: ImagesConfig,
+        export: ExportConfig,
+        model: Version,
+        out: NewVersion,
+        shards: int,
+        threads: int,
+        previous: Version | None,
+        with_neighbors: bool,
+    ) -> Exporter:
+        """For a catalog and a configuration."""
+        pictures = _pictures(images, model)
+        made = made_by(
+            model,
+            content=augmented.CONTENT if with_neighbors else found.content,
+            batch_size=export.batch_size,
+            pictures=pictures if found.content == "image" else None,
+        )
+        files, dim = file_count(sum(info.size for info in found.inputs)), model.manifest["dim"]
+        of_images, of_queries = (
+            Layout(out.path, prefix, files, key, _schema(key, dim, export.dtype), export.formats)
+            for prefix, key in (
+                (schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name),
+                (schema.QUERY_EMBEDDINGS, QUERY),
+            )
+        )
+        return cls(
+            model=model,
+            batch_size=export.batch_size,
+            dtype=export.dtype,
+            pictures=pictures,
+            shards=shards,
+            threads=threads,
+            images=of_images,
+            queries=of_queries,
+            made=made,
+            takeover=Takeover.of(previous, made, export.dtype),
+        )
+
+    @property
+    def model_version(self) -> str:
+        """What each row says of the model."""
+        return models.model_version(self.model)
+
+    @property
+    def rows_at_once(self) -> int:
+        """As many rows as are embedded at a time."""
+        return BATCHES_AT_ONCE * models.call_size(self.batch_size)
 
     def embed(self, signature: str, content: str) -> EmbedTables:
-        """The step that replaces column `content` by the signature's vectors."""
+        """The step that puts vectors in the place of the column `content`."""
         return EmbedTables(
             model_path=self.model.file(schema.SAVED_MODEL_FOLDER),
             signature=signature,
             content=content,
-            model_version=models.model_version(self.model),
+            model_version=self.model_version,
             batch_size=self.batch_size,
         )
 
-    def write(self, prefix: str, key: str) -> WriteParquet:
-        """The step that writes (file number, table of the embedding schema)."""
-        table_schema = schema.embedding_schema(key, self.model.manifest["dim"])
-        return WriteParquet(self.folder, prefix, self.files, table_schema, (key,))
+    def sample(self, layout: Layout) -> losses.SampleOf:
+        """The vectors that are kept in float32 to measure the others by."""
+        return losses.SampleOf(layout.folder, layout.prefix, layout.key)
 
 
-def _write_images(
-    root: beam.Pipeline, found: find.Catalog, images: ImagesConfig, exporter: Exporter
-) -> None:
-    content = schema.content_feature(found.feature_dim).name
-    signature = schema.IMAGE_SIGNATURE if found.content == "image" else schema.FEATURES_SIGNATURE
-    prepared = root | "PrepareImages" >> PrepareImages(
-        found, _pictures(images, exporter.model), exporter.threads
-    )
-    embedded = (
-        prepared[IMAGES]
-        | "KeepContent" >> beam.Map(keep_content, content=content).with_output_types(pa.Table)
-        | "EmbedImages" >> exporter.embed(signature, content)
-        | "SplitImages" >> SplitByColumn(schema.IMAGE_ID.name, exporter.shards)
-        | "GatherImages" >> GatherShards()
-        | "CheckIds" >> beam.Map(check_ids).with_output_types(pa.Table)
-    )
-    _ = (
-        embedded
-        | "SplitByFile" >> SplitByColumn(schema.IMAGE_ID.name, exporter.files)
-        | "WriteImages" >> exporter.write(schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
-    )
-    _ = prepared[REJECTED] | "WriteRejected" >> WriteRejected(exporter.folder)
+def _schema(key: str, dim: int, dtype: schema.Precision) -> pa.Schema:
+    """Of a Parquet file; it says of itself how its vectors are stored."""
+    columns = schema.embedding_schema(key, dim, dtype)
+    if key == schema.IMAGE_ID.name:
+        columns = columns.append(HASH)
+    return columns.with_metadata({precision.METADATA_KEY: precision.METADATA[dtype]})
 
 
 def _pictures(images: ImagesConfig, model: Version) -> PictureSettings:
@@ -175,48 +284,132 @@ def _pictures(images: ImagesConfig, model: Version) -> PictureSettings:
     )
 
 
+def _write_images(
+    root: beam.Pipeline, found: find.Catalog, images: ImagesConfig, exporter: Exporter
+) -> None:
+    content = schema.content_feature(found.feature_dim).name
+    signature = schema.IMAGE_SIGNATURE if found.content == "image" else schema.FEATURES_SIGNATURE
+    prepared = root | "PrepareImages" >> PrepareImages(
+        found, exporter.pictures, exporter.threads, exporter.takeover.known
+    )
+    embedded = (
+        prepared[IMAGES]
+        | "KeepContent" >> beam.Map(keep_content, content=content).with_output_types(pa.Table)
+        | "EmbedImages" >> exporter.embed(signature, content)
+    )
+    if exporter.takeover.version is not None:
+        taken = prepared[UNCHANGED] | "TakeOver" >> TakeOver(
+            exporter.takeover.image_files, exporter.shards, exporter.model_version
+        )
+        embedded = (embedded, taken) | "WithTakenOver" >> beam.Flatten()
+    embedded | "StoreImages" >> StoreVectors(exporter, exporter.images)
+    _ = prepared[REJECTED] | "WriteRejected" >> WriteRejected(exporter.images.folder)
+
+
 def keep_content(table: pa.Table, *, content: str) -> pa.Table:
     """What the embedding needs of prepared rows: id, content, and where the row came from."""
-    return table.select([schema.IMAGE_ID.name, content, "file", "row"])
+    return table.select([schema.IMAGE_ID.name, content, "file", "row", HASH.name])
 
 
-def check_ids(element: Keyed) -> pa.Table:
-    """The embedded rows of a shard; ImgembedError where two have one id."""
-    _, embedded = element
-    check_unique(embedded)
-    count(schema.IMAGE_ID.name, embedded.num_rows)
-    return embedded.drop_columns(["file", "row"])
+def _write_examples(root: beam.Pipeline, examples: Version, exporter: Exporter) -> None:
+    # Nothing is shuffled before the model: the records are many times what comes out.
+    embedded = (
+        root
+        | "ReadExamples" >> augmented.ReadExamples(examples, exporter.rows_at_once)
+        | "EmbedExamples" >> exporter.embed(schema.EXAMPLE_SIGNATURE, augmented.CONTENT)
+    )
+    embedded | "StoreImages" >> StoreVectors(exporter, exporter.images)
+
+
+@dataclass
+class StoreVectors(beam.PTransform):
+    """Writes vectors, rounded as they are stored, and a sample of them as they are.
+
+    Input: pa.Table with a key, `embedding` and whatever else the files have. Output: rows, int, of
+    each file.
+    """
+
+    exporter: Exporter
+    layout: Layout
+
+    def expand(self, embedded: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
+        exporter, layout = self.exporter, self.layout
+        if exporter.dtype != "float32":
+            embedded | "DrawSample" >> losses.DrawSample(exporter.sample(layout))
+            embedded = embedded | "Round" >> beam.Map(
+                round_vectors, exporter.dtype
+            ).with_output_types(pa.Table)
+        return (
+            embedded
+            | "SplitByFile" >> SplitByColumn(layout.key, layout.files)
+            | "Write" >> WriteEmbeddings(layout)
+        )
+
+
+def round_vectors(table: pa.Table, dtype: schema.Precision) -> pa.Table:
+    """The table with its vectors as they are stored; those that are so already stay."""
+    place = table.schema.get_field_index(EMBEDDING)
+    if table.schema.field(place).type.value_type == pa.type_for_alias(dtype):
+        return table
+    vectors = precision.stored(precision.from_column(table[EMBEDDING]), dtype)
+    return table.set_column(place, EMBEDDING, precision.to_column(vectors))
 
 
 def _write_queries(root: beam.Pipeline, graph: Version, exporter: Exporter) -> None:
-    rows = BATCHES_AT_ONCE * models.call_size(exporter.batch_size)
-    _ = (
+    distinct = (
         root
         | "ReadQueries" >> ReadTables(graph.shards(schema.QUERIES), [QUERY])
         | "OneShard" >> SplitByColumn(QUERY, 1)
         | "GatherQueries" >> GatherShards()
-        | "DistinctQueries" >> beam.FlatMap(distinct_queries, rows=rows).with_output_types(pa.Table)
+        | "DistinctQueries"
+        >> beam.FlatMap(
+            distinct_queries, rows=exporter.rows_at_once, before=exporter.takeover.query_files
+        )
+        .with_output_types(pa.Table)
+        .with_outputs(UNCHANGED, main=QUERY)
+    )
+    embedded = (
+        distinct[QUERY]
         | "SpreadQueries" >> beam.Reshuffle()
         | "EmbedQueries" >> exporter.embed(schema.TEXT_SIGNATURE, TEXT)
-        | "SplitQueryVectors" >> SplitByColumn(QUERY, exporter.files)
-        | "WriteQueries" >> exporter.write(schema.QUERY_EMBEDDINGS, QUERY)
     )
+    embedded = (embedded, distinct[UNCHANGED]) | "WithQueriesTakenOver" >> beam.Flatten()
+    embedded | "StoreQueries" >> StoreVectors(exporter, exporter.queries)
 
 
-def distinct_queries(element: Keyed, *, rows: int) -> Iterator[pa.Table]:
+def distinct_queries(
+    element: Keyed, *, rows: int, before: Sequence[str] = ()
+) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
     """All queries, each once, and a copy for the model; sorted, in tables of `rows` rows.
 
     The model fills texts up to the longest of a batch, which can show in the last bits. So the
     batches are the same whatever the shards: cut from one order, and as many rows as are embedded
-    at once, which keeps Beam from joining tables.
+    at once, which keeps Beam from joining tables. For the same reason the vectors of the version
+    before (its files: before) are taken over, tagged UNCHANGED, where it had these very queries,
+    and none of them where it had others.
     """
     _, table = element
     queries = pc.unique(table[QUERY])
     queries = queries.take(pc.sort_indices(queries))
-    count(QUERY, len(queries))
+    if before and _queries_of(before).equals(queries):
+        count(QUERIES_TAKEN_OVER, len(queries))
+        for path in before:
+            for part in read_tables(path, schema.embedding_schema(QUERY, 1).names):
+                yield beam.pvalue.TaggedOutput(UNCHANGED, part)
+        return
     distinct = pa.table({QUERY: queries, TEXT: queries})
     for start in range(0, len(queries), rows):
         yield distinct.slice(start, rows)
+
+
+def _queries_of(files: Sequence[str]) -> pa.Array:
+    """The queries of some files, sorted."""
+    columns = []
+    for path in files:
+        with storage.open_read(path) as source:
+            columns.append(pq.read_table(source, columns=[QUERY]))
+    queries = concatenate(columns)[QUERY].combine_chunks()
+    return queries.take(pc.sort_indices(queries))
 
 
 def count(name: str, amount: int) -> None:
@@ -224,13 +417,13 @@ def count(name: str, amount: int) -> None:
     Metrics.counter(NAMESPACE, name).inc(amount)
 
 
-def _written(counts: Mapping[str, int], key: str) -> int:
+def _counted(counts: Mapping[str, int], key: str) -> int:
     return counts.get(f"{NAMESPACE}/{key}", 0)
 
 
 def _check_counts(counts: Mapping[str, int], rejected: Mapping[str, int]) -> None:
     """Fails where a row went missing on its way, and where no row is left."""
-    rows, images = counts.get(ROWS, 0), _written(counts, schema.IMAGE_ID.name)
+    rows, images = counts.get(ROWS, 0), _counted(counts, schema.IMAGE_ID.name)
     if rows != images + sum(rejected.values()):
         raise ImgembedError(
             f"images: {rows:,} rows were read, {images:,} embedded and {sum(rejected.values()):,} "

@@ -5,6 +5,7 @@ Loads TensorFlow only where a model is called.
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -42,9 +43,20 @@ def require_signature(model: Version, signature: str, wanted_for: str) -> None:
         )
 
 
-@lru_cache(maxsize=1)  # one model a process, however many steps use it
+_loading = threading.Lock()
+
+
 def load_saved_model(path: str) -> Any:
-    """The SavedModel in a folder; its signatures are called by name."""
+    """The SavedModel in a folder; its signatures are called by name.
+
+    One model a process, however many steps and threads of it ask.
+    """
+    with _loading:
+        return _loaded(path)
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str) -> Any:
     import tensorflow as tf
 
     try:
