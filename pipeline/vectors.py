@@ -21,7 +21,7 @@ def read_vectors(embeddings: Version, prefix: str, key: str) -> tuple[pa.Array, 
     wanted = schema.embedding_schema(key, embeddings.manifest["dim"])
     tables = [wanted.empty_table()]
     for path in embeddings.shards(prefix):
-        with storage.open_read(path) as file:
+        with storage.open_arrow(path) as file:
             tables.append(pq.read_table(file, columns=wanted.names).cast(wanted))
     table = pa.concat_tables(tables).sort_by(key).combine_chunks()
     flat = _single(table["embedding"]).flatten().to_numpy()
