@@ -38,6 +38,11 @@ REQUIRED = [
     # The command line and its progress lines.
     "click>=8.1,<9",
     "rich>=13,<16",
+    # The approximate index: cells that come out the same whatever the threads, mapped into memory.
+    # What a file of it means may change with a minor version.
+    "faiss-cpu>=1.15,<1.16",
+    # Pages for people, with escaping on.
+    "jinja2>=3.1,<4",
     # Pictures in every mode and format, the same on every machine.
     "pillow>=11,<13",
 ]
@@ -70,6 +75,7 @@ setup(
     packages=find_packages(
         include=["pipeline", "pipeline.*", "trainer", "trainer.*", "cli", "cli.*"]
     ),
+    package_data={"cli": ["templates/*.html"]},
     install_requires=REQUIRED,
     extras_require={"test": TEST},
     entry_points={"console_scripts": ["imgembed = cli.main:main"]},

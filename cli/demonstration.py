@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cli import summaries, terminal
 from cli.contact_sheet import Answer, Row, write_contact_sheet
+from cli.indexing import make_index
 from cli.sampling import draw_world, world_paths
 from cli.searching import search_run
 from cli.settings import Config, load
@@ -41,6 +42,7 @@ def run_demo(
         stages.examples()
         stages.train()
         stages.export()
+        make_index(stages)
         evaluation = stages.evaluate()
         with shown.step("Searching"):
             sheet = os.path.join(out, CONTACT_SHEET)

@@ -1,65 +1,139 @@
-"""Opens a run's embeddings and answers a query."""
+"""Opens a run's index and answers queries."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import click
 
 from cli import terminal
 from cli.settings import Config
 from pipeline import schema, storage
-from pipeline.artifacts import RunDir
+from pipeline.artifacts import RunDir, Version
 from pipeline.errors import ImgembedError
 from pipeline.examples.pictures import PictureError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.embeddings.search import Hit, QueryEncoder
+    from pipeline.embeddings.search import Hit, QueryEncoder, SearchIndex
+
+_MUCH_TO_READ = 50_000  # embeddings that take seconds to read
 
 
-def search_run(
-    config: Config,
-    *,
-    texts: Sequence[str] = (),
-    pictures: Sequence[str] = (),
-    ids: Sequence[str] = (),
-    k: int,
-) -> list[Hit]:
-    """The k best images for the sum of all queries; the images queried by id are left out."""
-    from pipeline.embeddings.search import QueryEncoder, SearchIndex, combine
+@dataclass(frozen=True)
+class Query:
+    """What is searched for; several queries are added up."""
 
-    run = RunDir.open(config.run_dir)
-    embeddings = run.require(schema.EMBEDDINGS)
-    index = SearchIndex.open(embeddings)
-    vectors = [index.vector_of(image_id) for image_id in ids]
-    if texts or pictures:
-        encoder = QueryEncoder.open(run.require(schema.MODEL), embeddings)
-        vectors += [encoder.embed_text(text) for text in texts]
-        vectors += [_embed_file(encoder, path, config.images.max_pixels) for path in pictures]
-    return index.search(combine(vectors), k, exclude=ids)
+    texts: Sequence[str] = ()
+    pictures: Sequence[str] = ()  # files
+    ids: Sequence[str] = ()
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether something of it has to be embedded first."""
+        return bool(self.texts or self.pictures)
 
 
-def search_quietly(config: Config, **queries: Any) -> list[Hit]:
-    """As `search_run`, with what TensorFlow has to say in a log file, not on the terminal."""
-    if not (queries["texts"] or queries["pictures"]):
-        return search_run(config, **queries)  # no model is needed, and so no log
-    RunDir.open(config.run_dir).require(schema.EMBEDDINGS)  # before a log is written
-    with terminal.opened("search", config.run_dir, quiet=True):
-        return search_run(config, **queries)
+@dataclass(frozen=True)
+class Searcher:
+    """A run that is open for queries; the model is loaded when the first one needs it.
+
+    index_of: what the index was read from, a version of it or of the embeddings.
+    """
+
+    config: Config
+    embeddings: Version
+    index: SearchIndex
+    index_of: Version
+
+    @classmethod
+    def open(cls, config: Config) -> Searcher:
+        """The run directory's embeddings through their index; without one they are read whole."""
+        from pipeline.embeddings.index import is_of
+        from pipeline.embeddings.search import SearchIndex
+
+        run = RunDir.open(config.run_dir)
+        embeddings = run.require(schema.EMBEDDINGS)
+        made = run.current(schema.INDEX)
+        source = made if made is not None and is_of(made, embeddings) else embeddings
+        return cls(config, embeddings, SearchIndex.open(source), source)
+
+    @property
+    def advice(self) -> str | None:
+        """What would make a search begin sooner, if it took long."""
+        if self.index_of.stage == schema.INDEX or len(self.index.ids) < _MUCH_TO_READ:
+            return None
+        return (
+            f"all {len(self.index.ids):,} embeddings were read, for they have no index; "
+            f"it is made by: {schema.STAGE_COMMANDS[schema.INDEX]}"
+        )
+
+    @cached_property
+    def _encoder(self) -> QueryEncoder:
+        from pipeline.embeddings.search import QueryEncoder
+
+        model = RunDir.open(self.config.run_dir).require(schema.MODEL)
+        return QueryEncoder.open(model, self.embeddings)
+
+    def search(self, query: Query, k: int) -> list[Hit]:
+        """The k best images for the sum of the query; images queried by id are left out."""
+        from pipeline.embeddings.search import combine
+
+        vectors = [self.index.vector_of(image_id) for image_id in query.ids]
+        vectors += [self._encoder.embed_text(text) for text in query.texts]
+        vectors += [self._embed_file(path) for path in query.pictures]
+        return self.index.search(combine(vectors), k, exclude=query.ids)
+
+    def _embed_file(self, path: str) -> np.ndarray:
+        max_pixels = self.config.images.max_pixels
+        try:
+            return self._encoder.embed_picture(read_picture(path), max_pixels=max_pixels)
+        except PictureError as error:
+            raise ImgembedError(f"--image {path}: {error}") from None
 
 
-def _embed_file(encoder: QueryEncoder, path: str, max_pixels: int) -> np.ndarray:
+def read_picture(path: str) -> bytes:
+    """The bytes of a query's picture."""
     try:
         with storage.open_read(path) as file:
-            return encoder.embed_picture(file.read(), max_pixels=max_pixels)
+            return file.read()
     except OSError as error:
         raise ImgembedError(f"--image {path}: {error.strerror or error}") from None
-    except PictureError as error:
-        raise ImgembedError(f"--image {path}: {error}") from None
+
+
+def search_run(config: Config, *, k: int, **query: Sequence[str]) -> list[Hit]:
+    """The k best images of a run for a query: `texts`, `pictures`, `ids`."""
+    return Searcher.open(config).search(Query(**query), k)
+
+
+def answer(config: Config, query: Query, *, k: int, as_json: bool, html: str | None) -> None:
+    """Prints the answer, and writes it as a page where that is wanted."""
+    if not query.needs_model:  # and so there is nothing to be logged
+        _answer(config, query, k=k, as_json=as_json, html=html)
+        return
+    RunDir.open(config.run_dir).require(schema.EMBEDDINGS)  # before a log is written
+    with terminal.opened("search", config.run_dir, quiet=True):  # of what TensorFlow has to say
+        _answer(config, query, k=k, as_json=as_json, html=html)
+
+
+def _answer(config: Config, query: Query, *, k: int, as_json: bool, html: str | None) -> None:
+    searcher = Searcher.open(config)
+    hits = searcher.search(query, k)
+    if html is not None:
+        from cli.search_page import write_page
+
+        write_page(html, searcher, query, hits)
+    print_hits(hits, as_json=as_json)
+    if html is not None:
+        click.echo(f"with pictures: {html}", err=True)
+    if searcher.advice:
+        click.echo(f"imgembed: {searcher.advice}", err=True)
 
 
 def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
@@ -68,5 +142,12 @@ def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
         found = [{"image_id": hit.image_id, "score": round(hit.score, 6)} for hit in hits]
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
+    for_people = sys.stdout.isatty()
     for rank, hit in enumerate(hits, 1):
-        click.echo(f"{rank:3d}  {hit.score:6.3f}  {hit.image_id}")
+        shown = printable(hit.image_id) if for_people else hit.image_id
+        click.echo(f"{rank:3d}  {hit.score:6.3f}  {shown}")
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, such as an escape, spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -16,6 +16,7 @@ from pipeline.config import (
     GraphConfig,
     HoldoutConfig,
     ImagesConfig,
+    IndexConfig,
     PrivacyConfig,
     RunnerConfig,
     Section,
@@ -49,6 +50,7 @@ class Config(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     agreement: AgreementConfig = Field(default_factory=AgreementConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
+    index: IndexConfig = Field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
 

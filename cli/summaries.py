@@ -157,6 +157,21 @@ def _recall(precision: Mapping[str, Any]) -> str:
     return f"with recall@10 against float32 {', '.join(measured)}"
 
 
+def _index(version: Version) -> str:
+    manifest = version.manifest
+    line = f"{manifest['kind']}, {manifest['images']:,} images"
+    if "cells" not in manifest:
+        return line
+    found = ", ".join(
+        f"{of['recall']:.1%} for {of['queries']:,} {name}"
+        for name, of in manifest["recall@10"].items()
+    )
+    return (
+        f"{line} in {manifest['cells']:,} cells, of which a search looks into "
+        f"{manifest['probes']:,}\n  finds of the 10 best: {found}"
+    )
+
+
 def _examples(version: Version) -> str:
     manifest = version.manifest
     splits = ", ".join(f"{of['records']:,} {name}" for name, of in manifest["splits"].items())
@@ -247,6 +262,7 @@ _DESCRIPTIONS: Mapping[str, Callable[[Version], str]] = {
     schema.EXAMPLES: _examples,
     schema.MODEL: _model,
     schema.EMBEDDINGS: _embeddings,
+    schema.INDEX: _index,
     schema.EVALUATION: _evaluation,
     schema.AGREEMENT: _agreement,
 }

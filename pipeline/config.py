@@ -232,6 +232,31 @@ class ExportConfig(Section):
     )
 
 
+class IndexConfig(Section):
+    """What a search looks into: all vectors, or cells of similar ones."""
+
+    kind: Literal["auto", "exact", "approximate"] = Field(
+        "auto", description="auto = exact below exact_below images, approximate from there on"
+    )
+    exact_below: Count = Field(100_000, description="images from which on auto is approximate")
+    min_recall: Share = Field(
+        0.95,
+        description="the stage fails when an approximate index finds a smaller share of the 10 "
+        "best, measured on 1,000 images and 1,000 published queries",
+    )
+    cells: Literal["auto"] | Count = Field(
+        "auto", description="groups that the images are sorted into; auto = 4 times their root"
+    )
+    probes: Literal["auto"] | Count = Field(
+        "auto",
+        description="cells a search looks into; auto = the fewest that find halfway from "
+        "min_recall to all",
+    )
+    candidates: Count = Field(
+        100, description="images of these cells that are scored exactly; at least 4 a result"
+    )
+
+
 # Our names for runners, and Beam's.
 RUNNERS = {"direct": "FnApiRunner", "dataflow": "DataflowRunner", "flink": "FlinkRunner"}
 _RUNNER_ALIASES = {"directrunner": "direct"} | {

@@ -17,6 +17,7 @@ GRAPH = "graph"
 EXAMPLES = "examples"
 MODEL = "model"
 EMBEDDINGS = "embeddings"
+INDEX = "index"
 EVALUATION = "evaluation"
 AGREEMENT = "agreement"
 STAGE_COMMANDS = {
@@ -24,6 +25,7 @@ STAGE_COMMANDS = {
     EXAMPLES: "imgembed build-graph --sessions PATH --images PATH",
     MODEL: "imgembed train",
     EMBEDDINGS: "imgembed export",
+    INDEX: "imgembed export",
     EVALUATION: "imgembed evaluate",
     AGREEMENT: "imgembed denoise",
 }
@@ -42,6 +44,9 @@ METRICS_FILE = "metrics.json"
 PSEUDO_LABELS_FILE = "pseudo_labels.parquet"
 AGREEMENT_MODEL_FILE = "agreement_model.npz"
 DOUBTED_FILE = "doubted.png"
+INDEX_VECTORS_FILE = "vectors.npy"
+INDEX_IDS_FILE = "ids.arrow"
+INDEX_CELLS_FILE = "cells.faiss"  # of an approximate index
 EXAMPLE_SCHEMA_FILE = "schema.pbtxt"  # of the examples, a TensorFlow Metadata schema
 
 # Prefixes of sharded files: `<prefix>-00000-of-00004.parquet`.

@@ -24,7 +24,7 @@ def read_vectors(embeddings: Version, prefix: str, key: str) -> tuple[pa.Array, 
     """
     keys, vectors = [pa.array([], pa.string())], [_nothing(embeddings.manifest["dim"])]
     for path in embeddings.shards(prefix):
-        with storage.open_read(path) as file:
+        with storage.open_arrow(path) as file:
             table = pq.read_table(file, columns=[key, EMBEDDING])
         keys += table[key].cast(pa.string()).chunks
         vectors.append(precision.restored(precision.from_column(table[EMBEDDING])))

@@ -7,37 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_indexes import make_index, save_embeddings, save_run, unit
 
+from cli import searching
+from cli.main import run
+from cli.searching import Query, Searcher
+from cli.settings import Config
 from pipeline import schema
 from pipeline.artifacts import Version
-from pipeline.embeddings import search
+from pipeline.embeddings import scoring, search
 from pipeline.embeddings.search import QueryEncoder, SearchIndex
 from pipeline.errors import ImgembedError
-
-
-def unit(*angles: float) -> np.ndarray:
-    """Unit vectors at angles in degrees, [n, 2]."""
-    radians = np.radians(np.array(angles))
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
-
-
-def save_embeddings(folder: Path, rows: dict[str, np.ndarray], dim: int = 2) -> Version:
-    """A committed version with two shards, the ids dealt out in turn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = schema.embedding_schema("image_id", dim)
-    for shard in range(2):
-        part = sorted(rows)[shard::2]
-        columns = [part, [rows[name].tolist() for name in part], ["v0001-01234567"] * len(part)]
-        table = pa.table(
-            [pa.array(c, f.type) for c, f in zip(columns, wanted, strict=True)], wanted
-        )
-        pq.write_table(table, folder / schema.shard_name("images", shard, 2, "parquet"))
-    manifest = {"dim": dim, "model_version": "v0001-01234567"}
-    return Version(schema.EMBEDDINGS, "v0001", str(folder), manifest)
 
 
 @pytest.fixture
@@ -100,11 +82,11 @@ def test_equal_images_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [1, 7, 199, 200])
 def test_the_answers_are_those_of_a_full_sort(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "RESCORED_ROWS", 3)
+    monkeypatch.setattr(scoring, "RESCORED_ROWS", 3)
     matrix = np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32)
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
     scores = matrix.astype(np.float64) @ matrix[5].astype(np.float64)
-    rows, found = search.best_rows(matrix, matrix[5], k)
+    rows, found = scoring.best_rows(matrix, matrix[5], k)
     assert rows.tolist() == sorted(range(200), key=lambda row: -scores[row])[:k]
     np.testing.assert_allclose(found, np.sort(scores)[::-1][:k])
 
@@ -184,3 +166,72 @@ def test_a_model_without_a_text_tower_says_so() -> None:
         QueryEncoder(model).embed_text("red")
     with pytest.raises(ImgembedError, match="no signature 'image'"):
         QueryEncoder(model).embed_picture(b"", max_pixels=1)
+
+
+# Runs ---------------------------------------------------------------------------------------------
+
+
+def run_of(folder: Path, catalog: str | None = None) -> tuple[Config, Version]:
+    """A run directory with embeddings of four images and nothing else."""
+    rows = dict(zip(["bridge", "castle", "dune", "élan"], unit(0, 30, 90, 180), strict=True))
+    embeddings = save_run(folder / "run", rows, catalog=catalog)
+    return Config(run_dir=str(folder / "run")), embeddings
+
+
+def test_a_run_is_searched_through_its_index(tmp_path: Path) -> None:
+    config, embeddings = run_of(tmp_path)
+    without = Searcher.open(config)
+    assert without.index_of.stage == schema.EMBEDDINGS
+    made = make_index(tmp_path / "run", embeddings)
+    searcher = Searcher.open(config)
+    assert searcher.index_of == made
+    query = Query(ids=["bridge", "dune"])
+    assert searcher.search(query, 5) == without.search(query, 5)
+    assert [hit.image_id for hit in searcher.search(query, 5)] == ["castle", "élan"]
+
+
+def test_an_index_of_older_embeddings_is_passed_over(tmp_path: Path) -> None:
+    config, embeddings = run_of(tmp_path)
+    make_index(
+        tmp_path / "run", replace(embeddings, manifest={**embeddings.manifest, "fingerprint": "89"})
+    )
+    assert Searcher.open(config).index_of.stage == schema.EMBEDDINGS
+
+
+def test_many_embeddings_without_an_index_are_told_of(tmp_path: Path, monkeypatch) -> None:
+    config, embeddings = run_of(tmp_path)
+    assert Searcher.open(config).advice is None
+    monkeypatch.setattr(searching, "_MUCH_TO_READ", 4)
+    assert "it is made by: imgembed export" in Searcher.open(config).advice
+    make_index(tmp_path / "run", embeddings)
+    assert Searcher.open(config).advice is None
+
+
+def test_the_command_searches_by_id_without_beam_and_tensorflow(tmp_path: Path) -> None:
+    _, embeddings = run_of(tmp_path)
+    make_index(tmp_path / "run", embeddings, kind="approximate")
+    code = (
+        "import sys; from cli.main import run; "
+        "code = run(['search', '--image-id', 'bridge', '-k', '2', '--run-dir', sys.argv[1]]); "
+        "print(code, [m for m in ('apache_beam', 'tensorflow') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "  1   0.866  castle\n  2   0.000  dune\n0 []\n"
+    assert ran.stderr == ""
+    assert not (tmp_path / "run" / schema.LOGS_FOLDER).exists()
+
+
+def test_without_a_query_and_a_terminal_it_says_what_to_give(tmp_path: Path, capsys) -> None:
+    assert run(["search", "--run-dir", str(tmp_path)]) == 2
+    assert "nothing to search for: give --text" in capsys.readouterr().err
+    assert run(["search", "--html", "a.html"]) == 2
+    assert "--html: there is no query" in capsys.readouterr().err
+
+
+def test_what_a_terminal_would_obey_is_spelled_out() -> None:
+    assert searching.printable("\x1b[2Jred\u202e élan 🌉") == "\\x1b[2Jred\\u202e élan 🌉"

@@ -28,9 +28,12 @@ def export(
     """Embeds a catalog with the trained model.
 
     The published queries are embedded as well. What cannot be embedded is rejected with the reason.
+    Then builds the index that a search opens.
     """
     from cli.command import stages
+    from cli.indexing import make_index
 
     flags = {"images.path": images, "runner.name": runner, "runner.workers": workers}
     with stages("export", flags, beam_options, force=force, **common) as command:
         command.show(command.stages.export())
+        command.show(make_index(command.stages))

@@ -30,6 +30,7 @@ def train(
     watched with TensorBoard in the run directory's model folder.
     """
     from cli.command import stages
+    from cli.indexing import make_index
 
     with stages(
         "train",
@@ -44,3 +45,4 @@ def train(
         command.show(version)
         if not no_export:
             command.show(command.stages.export())
+            command.show(make_index(command.stages))

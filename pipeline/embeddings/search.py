@@ -1,25 +1,26 @@
-"""Exact search among a run's embeddings, by image id, by words and by picture.
+"""Search among a run's embeddings, by image id, by words and by picture.
 
 Neither Beam nor TensorFlow is imported before a query needs the model.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline import schema
 from pipeline.artifacts import Version
+from pipeline.embeddings import index_files
 from pipeline.embeddings import model as models
+from pipeline.embeddings.index_cells import Cells
+from pipeline.embeddings.index_files import Ids
+from pipeline.embeddings.scoring import best_rows
 from pipeline.errors import ImgembedError
 from pipeline.vectors import read_vectors
 
 QUERY_BATCH = 1  # a query is one row
-PRODUCT_ERROR = 1e-5  # of a float32 product of unit vectors, generously
-RESCORED_ROWS = 65_536  # at once
 
 
 @dataclass(frozen=True)
@@ -28,36 +29,6 @@ class Hit:
 
     image_id: str
     score: float
-
-
-def exact_scores(matrix: np.ndarray, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """Products of some rows with a vector in float64, each as if it were alone: [rows]."""
-    scores = np.empty(len(rows))
-    for start in range(0, len(rows), RESCORED_ROWS):
-        part = matrix[rows[start : start + RESCORED_ROWS]].astype(np.float64)
-        scores[start : start + len(part)] = (part * vector.astype(np.float64)).sum(axis=1)
-    return scores
-
-
-def best_rows(
-    matrix: np.ndarray, vector: np.ndarray, k: int, *, excluded: Sequence[int] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with the k highest products with a vector, best first, and the products in float64.
-
-    Ties go to the lower row. matrix: [n, dim]. excluded: rows left out, each once. Fewer than k
-    where there are fewer. The matrix product gives equal rows different last bits, so whatever
-    comes near the k-th best is scored again row by row.
-    """
-    scores = matrix @ vector.astype(matrix.dtype)
-    scores[list(excluded)] = -np.inf
-    k = min(k, len(scores) - len(excluded))
-    if k <= 0:
-        return np.zeros(0, np.int64), np.zeros(0)
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    rows = np.flatnonzero(scores >= threshold - PRODUCT_ERROR)
-    exact = exact_scores(matrix, rows, vector)
-    best = np.lexsort((rows, -exact))[:k]
-    return rows[best], exact[best]
 
 
 def combine(vectors: Sequence[np.ndarray]) -> np.ndarray:
@@ -71,28 +42,34 @@ def combine(vectors: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SearchIndex:
-    """Every image of an embeddings version: ids in ascending order, vectors [n, dim] float32."""
+    """Every image: ids in ascending order, vectors [n, dim] float32, and cells where there are any.
 
-    ids: list[str]
+    Without cells every vector is looked at.
+    """
+
+    ids: Ids
     matrix: np.ndarray
     model_version: str
-    _rows: dict[str, int] = field(repr=False)
+    cells: Cells | None = None
 
     @classmethod
-    def open(cls, embeddings: Version) -> SearchIndex:
-        keys, matrix = read_vectors(embeddings, schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
-        ids = keys.to_pylist()
-        rows = {image_id: row for row, image_id in enumerate(ids)}
-        return cls(ids, matrix, embeddings.manifest["model_version"], rows)
+    def open(cls, version: Version) -> SearchIndex:
+        """Of a version of the index, at once; or of the embeddings, which are all read."""
+        made_by = version.manifest["model_version"]
+        if version.stage == schema.EMBEDDINGS:
+            keys, matrix = read_vectors(version, schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
+            return cls(Ids(keys), matrix, made_by)
+        ids, matrix = index_files.open_rows(version)
+        return cls(ids, matrix, made_by, _cells_of(version))
 
-    def search(self, vector: np.ndarray, k: int, exclude: Collection[str] = ()) -> list[Hit]:
+    def search(self, vector: np.ndarray, k: int, exclude: Iterable[str] = ()) -> list[Hit]:
         """The k nearest images, best first, ties by id; fewer where the index has fewer.
 
         vector: [dim], unit norm. exclude: ids that are no answer; unknown ones mean nothing.
         """
         if k < 1:
             raise ImgembedError(f"k: {k} is too small; ask for at least 1 image")
-        if not self.ids:
+        if not len(self.ids):
             return []
         if vector.shape != self.matrix.shape[1:]:
             raise ImgembedError(
@@ -100,21 +77,35 @@ class SearchIndex:
                 f"{self.matrix.shape[1]}: they are of different models; run: "
                 f"{schema.STAGE_COMMANDS[schema.EMBEDDINGS]}"
             )
-        excluded = [self._rows[image_id] for image_id in set(exclude) if image_id in self._rows]
-        rows, scores = best_rows(self.matrix, vector, k, excluded=excluded)
+        rows, scores = self._best(vector, k, self.ids.rows(exclude))
         return [
             Hit(self.ids[row], float(np.clip(score, -1.0, 1.0)))
             for row, score in zip(rows, scores, strict=True)
         ]
 
+    def _best(
+        self, vector: np.ndarray, k: int, excluded: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.cells is None:
+            return best_rows(self.matrix, vector, k, excluded=excluded)
+        (answer,) = self.cells.nearest(self.matrix, vector[None], k, excluded=[excluded])
+        return answer
+
     def vector_of(self, image_id: str) -> np.ndarray:
         """The vector of an image, [dim]; ImgembedError with similar ids where there is none."""
-        row = self._rows.get(image_id)
+        row = self.ids.find(image_id)
         if row is None:
-            close = difflib.get_close_matches(image_id, self.ids, n=3)
+            close = self.ids.close_to(image_id)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise ImgembedError(f"image id {image_id!r}: not among the embeddings{hint}")
-        return self.matrix[row]
+        return np.asarray(self.matrix[row])
+
+
+def _cells_of(index: Version) -> Cells | None:
+    manifest = index.manifest
+    if "cells" not in manifest:
+        return None
+    return Cells(index_files.open_cells(index), manifest["probes"], manifest["candidates"])
 
 
 @dataclass(frozen=True)
