@@ -23,6 +23,7 @@ from cli.commands.examples import examples
 from cli.commands.export import export
 from cli.commands.init import init
 from cli.commands.plan import plan
+from cli.commands.report import report
 from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
@@ -37,6 +38,7 @@ COMMANDS = (
     search,
     evaluate,
     denoise,
+    report,
     sample,
     demo,
     init,

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from cli.report.config import ReportConfig
 from pipeline.config import (
     EdgesConfig,
     ExamplesConfig,
@@ -50,6 +51,7 @@ class Config(Section):
     agreement: AgreementConfig = Field(default_factory=AgreementConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
 
 

@@ -19,6 +19,7 @@ MODEL = "model"
 EMBEDDINGS = "embeddings"
 EVALUATION = "evaluation"
 AGREEMENT = "agreement"
+REPORT = "report"
 STAGE_COMMANDS = {
     GRAPH: "imgembed build-graph --sessions PATH",
     EXAMPLES: "imgembed build-graph --sessions PATH --images PATH",
@@ -26,6 +27,7 @@ STAGE_COMMANDS = {
     EMBEDDINGS: "imgembed export",
     EVALUATION: "imgembed evaluate",
     AGREEMENT: "imgembed denoise",
+    REPORT: "imgembed report",
 }
 
 # Files of a version folder.
@@ -42,6 +44,7 @@ METRICS_FILE = "metrics.json"
 PSEUDO_LABELS_FILE = "pseudo_labels.parquet"
 AGREEMENT_MODEL_FILE = "agreement_model.npz"
 DOUBTED_FILE = "doubted.png"
+REPORT_FILE = "index.html"
 EXAMPLE_SCHEMA_FILE = "schema.pbtxt"  # of the examples, a TensorFlow Metadata schema
 
 # Prefixes of sharded files: `<prefix>-00000-of-00004.parquet`.
