@@ -93,6 +93,7 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.complaints, self.requests, self._loaded = [], [], False
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not self._loaded:
             self._receive()

@@ -113,9 +113,7 @@ def test_the_command_says_the_path_and_the_verdict_and_makes_it_once(run, tmp_pa
     assert str(part / "report" / "v0001" / "index.html") in out
     assert "60.0\u00a0% (58.0 to 62.0)" in out
     assert main.run(["report", "--run-dir", str(part)]) == 0
-    out, err = capsys.readouterr()
-    assert "report v0001 is up to date" in err
-    assert (part / "report" / "CURRENT").read_text() == "v0001\n"
+    assert [path.name for path in (part / "report").iterdir() if path.is_dir()] == ["v0001"]
 
 
 def test_other_peoples_input_is_text_and_nothing_else(page: str):
@@ -286,7 +284,7 @@ def test_a_catalog_of_features_is_reported_on_without_pictures(tmp_path: Path):
 
 def test_a_graph_of_a_ready_edge_list_is_reported_on(tmp_path: Path):
     edges = tmp_path / "edges.tsv"
-    edges.write_text("a\tb\t3.0\nb\tc\t1.5\nx\ty\t0.5\n")
+    edges.write_text("src\tdst\tweight\na\tb\t3.0\nb\tc\t1.5\nx\ty\t0.5\n")
     run = tmp_path / "run"
     arguments = ["build-graph", "--quiet", "--edges", str(edges), "--run-dir", str(run)]
     assert main.run(arguments) == 0

@@ -32,7 +32,7 @@ _STYLE: Any = {  # keys are checked when it is used
     "svg.fonttype": "none",
     "svg.hashsalt": "imgembed",
     "font.family": "sans-serif",
-    "font.size": 8.0,
+    "font.size": 9.0,
     "axes.edgecolor": LINE,
     "axes.labelcolor": FAINT,
     "axes.linewidth": 0.8,
@@ -69,7 +69,7 @@ def bars(
             at = [i - 0.4 + width * (place + 0.5) for i in range(len(values))]
             drawn = axes.bar(at, values, width * 0.92, color=(OURS, OTHERS)[place], label=label)
             if len(series) == 1 and len(values) <= _MOST_BARS:
-                axes.bar_label(drawn, [_short(v) for v in values], padding=1, fontsize=7)
+                axes.bar_label(drawn, [_short(v) for v in values], padding=1, fontsize=8)
         slanted = len(categories) * max(map(len, categories), default=0) > _MOST_LETTERS
         axes.set_xticks(range(len(categories)), list(categories))
         if slanted:
@@ -82,7 +82,7 @@ def bars(
         axes.yaxis.set_major_formatter(lambda value, _: _short(value))
         axes.grid(axis="y")
         if len(series) > 1:
-            axes.legend(frameon=False, loc="upper right", fontsize=8)
+            figure.legend(frameon=False, loc="outside upper left", ncols=len(series))
         return _svg(figure, name)
 
 
@@ -109,7 +109,7 @@ def curve(
         axes.plot(epochs, values, color=OURS, linewidth=1.4)
         if best is not None and best in epochs:
             axes.plot([best], [values[list(epochs).index(best)]], "o", color=MARK, markersize=3.5)
-        axes.set_title(title, loc="left", fontsize=8, color=INK)
+        axes.set_title(title, loc="left", fontsize=9, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(3))
         axes.grid(axis="y")
