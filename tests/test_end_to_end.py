@@ -82,7 +82,7 @@ def test_a_second_demo_makes_nothing_anew(demo):
     _, stderr = imgembed(
         "demo", "--images", 240, "--sessions", 2000, "--set", "training.epochs=2", cwd=folder
     )
-    assert stderr.count("is up to date") == 5
+    assert stderr.count("is up to date") == 6
     assert sorted(os.listdir(models)) == before
 
 

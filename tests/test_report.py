@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -301,6 +303,15 @@ def test_json_is_the_manifest(run: Path, tmp_path: Path, capsys):
     assert manifest["verdict"] == "better"
     assert manifest["report"] == "index.html"
     assert to_json(manifest) == (part / "report" / "v0001" / "manifest.json").read_bytes()
+
+
+def test_an_installed_package_has_the_templates(tmp_path: Path):
+    root = Path(__file__).parent.parent
+    build = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(build, cwd=root, check=True, capture_output=True)
+    there = {path.name for path in (root / "cli" / "report" / "templates").iterdir()}
+    assert there == {"page.html", "page.css", "page.js"}
+    assert {path.name for path in (tmp_path / "cli" / "report" / "templates").iterdir()} == there
 
 
 def test_long_ids_are_cut_in_the_page_and_told_apart(page: str):
