@@ -42,9 +42,15 @@ REQUIRED = [
     # What a file of it means may change with a minor version.
     "faiss-cpu>=1.15,<1.16",
     # Pages for people, with escaping on.
-    "jinja2>=3.1,<4",
+    "jinja2>=3.1.5,<4",
     # Pictures in every mode and format, the same on every machine.
     "pillow>=11,<13",
+    # The report: its charts, its pictures' markup, and the map's t-SNE. Principal components alone, which numpy
+    # gives, show two of the embedding's dimensions and lay groups on top of each other.
+    "matplotlib>=3.10,<4",
+    "markupsafe>=2.1,<4",
+    "scikit-learn>=1.7,<2",
+    "threadpoolctl>=3.1,<4",
 ]
 TEST = [
     # A second implementation of the graph, in SQL, that ours must agree with.
@@ -53,14 +59,13 @@ TEST = [
     "mypy>=1.13,<3",
     "pytest>=8,<10",
     "ruff>=0.11,<1",
-    # A second implementation of the measures of retrieval, which ours must agree with; the
-    # benchmarks read its digits.
-    "scikit-learn>=1.7,<2",
     "types-PyYAML",
     # Cloud Storage on this machine, for logs and runs in a bucket.
     "gcp-storage-emulator>=2024.8,<2027",
     # Writes the zstd files that our reader must read or refuse.
     "zstandard>=0.23,<1",
+    # Speaks with a headless Chromium, where there is one, to look at the report.
+    "websockets>=15,<18",
 ]
 
 setup(
@@ -75,7 +80,7 @@ setup(
     packages=find_packages(
         include=["pipeline", "pipeline.*", "trainer", "trainer.*", "cli", "cli.*"]
     ),
-    package_data={"cli": ["templates/*.html"]},
+    package_data={"cli": ["templates/*.html"], "cli.report": ["templates/*"]},
     install_requires=REQUIRED,
     extras_require={"test": TEST},
     entry_points={"console_scripts": ["imgembed = cli.main:main"]},

@@ -12,6 +12,7 @@ from rich.console import Console
 from cli import summaries, terminal
 from cli.contact_sheet import Answer, Row, write_contact_sheet
 from cli.indexing import make_index
+from cli.report.stage import make_report
 from cli.sampling import draw_world, world_paths
 from cli.searching import search_run
 from cli.settings import Config, load
@@ -48,7 +49,8 @@ def run_demo(
             sheet = os.path.join(out, CONTACT_SHEET)
             examples = _queries(data)
             write_contact_sheet(sheet, _rows(config, data, *examples))
-    click.echo(_report(evaluation, sheet, run_dir, *examples))
+        page = make_report(stages).file(schema.REPORT_FILE)
+    click.echo(_report(evaluation, sheet, page, run_dir, *examples))
 
 
 def _truth(data: str) -> dict[str, dict[str, object]]:
@@ -91,12 +93,18 @@ def _rows(config: Config, data: str, texts: Sequence[str], ids: Sequence[str]) -
 
 
 def _report(
-    evaluation: Version, sheet: str, run_dir: str, texts: Sequence[str], ids: Sequence[str]
+    evaluation: Version,
+    sheet: str,
+    page: str,
+    run_dir: str,
+    texts: Sequence[str],
+    ids: Sequence[str],
 ) -> str:
     return (
         f"{summaries.evaluation_tables(evaluation, details=False)}\n\n"
         f"± is the 95 % interval. All tables: imgembed evaluate --run-dir {run_dir}\n\n"
         f"Where to look:\n"
+        f"  {page}: the report, open it in a browser\n"
         f"  {sheet}: queries and their results, right ones in green\n"
         f"  {os.path.join(run_dir, schema.MODEL)}: the model; tensorboard --logdir there\n"
         f"  {os.path.join(run_dir, schema.EMBEDDINGS)}: embeddings as Parquet\n"

@@ -24,6 +24,7 @@ from cli.commands.explain import explain
 from cli.commands.export import export
 from cli.commands.init import init
 from cli.commands.plan import plan
+from cli.commands.report import report
 from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
@@ -39,6 +40,7 @@ COMMANDS = (
     evaluate,
     explain,
     denoise,
+    report,
     sample,
     demo,
     init,

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from cli.report.config import ReportConfig
 from pipeline.config import (
     EdgesConfig,
     ExamplesConfig,
@@ -52,6 +53,7 @@ class Config(Section):
     export: ExportConfig = Field(default_factory=ExportConfig)
     index: IndexConfig = Field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
 
 

@@ -224,6 +224,12 @@ def _rejected(manifest: Mapping[str, Any]) -> str:
     return f"; {total:,} rejected{_reasons(rejected)}" if total else ""
 
 
+def _report(version: Version) -> str:
+    manifest = version.manifest
+    page = version.file(manifest["report"])
+    return "\n  ".join([*manifest["sentences"], f"open in a browser: {page}"])
+
+
 def _evaluation(version: Version) -> str:
     return "\n" + evaluation_tables(version)
 
@@ -265,4 +271,5 @@ _DESCRIPTIONS: Mapping[str, Callable[[Version], str]] = {
     schema.INDEX: _index,
     schema.EVALUATION: _evaluation,
     schema.AGREEMENT: _agreement,
+    schema.REPORT: _report,
 }

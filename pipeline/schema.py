@@ -20,6 +20,7 @@ EMBEDDINGS = "embeddings"
 INDEX = "index"
 EVALUATION = "evaluation"
 AGREEMENT = "agreement"
+REPORT = "report"
 STAGE_COMMANDS = {
     GRAPH: "imgembed build-graph --sessions PATH",
     EXAMPLES: "imgembed build-graph --sessions PATH --images PATH",
@@ -28,6 +29,7 @@ STAGE_COMMANDS = {
     INDEX: "imgembed export",
     EVALUATION: "imgembed evaluate",
     AGREEMENT: "imgembed denoise",
+    REPORT: "imgembed report",
 }
 
 # Files of a version folder.
@@ -47,6 +49,7 @@ DOUBTED_FILE = "doubted.png"
 INDEX_VECTORS_FILE = "vectors.npy"
 INDEX_IDS_FILE = "ids.arrow"
 INDEX_CELLS_FILE = "cells.faiss"  # of an approximate index
+REPORT_FILE = "index.html"
 EXAMPLE_SCHEMA_FILE = "schema.pbtxt"  # of the examples, a TensorFlow Metadata schema
 
 # Prefixes of sharded files: `<prefix>-00000-of-00004.parquet`.

@@ -22,8 +22,8 @@ def demo(
     """Shows the whole way on drawn pictures.
 
     Draws a catalog and search logs, builds the graph, trains, exports, evaluates on held-out
-    sessions, and writes a picture of queries and their results. Run again, it makes only what has
-    changed.
+    sessions, and writes a picture of queries and their results, and the report. Run again, it makes
+    only what has changed.
     """
     from cli.demonstration import run_demo
 

@@ -24,6 +24,7 @@ from pipeline.graph.queries import count_queries, count_query_users
 from pipeline.graph.strength import session_factors
 from pipeline.parallel import InThreads, Outcome
 from pipeline.parcels import Shipped
+from pipeline.sessions.lengths import count_lengths
 from pipeline.sessions.sessionize import Sessions, Starts, Visits, sessionize
 
 NAMESPACE = "graph"
@@ -120,7 +121,7 @@ class CountSessions(beam.PTransform):
     IMAGES: (shard, IMAGE_COUNTS), QUERIES: (shard, queries.QUERY_COUNTS), QUERY_USERS: (shard,
     queries.QUERY_USER_COUNTS), HELD_OUT: (shard of images, holdout.HELD_OUT_SCHEMA), POPULATION:
     int, NEWEST: (0, a table of one number)}. Counters: the fields of SessionCounts; SESSIONS,
-    SESSIONS_HELD_OUT, SESSIONS_ACROSS.
+    SESSIONS_HELD_OUT, SESSIONS_ACROSS; those of count_lengths.
     """
 
     counting: Counting
@@ -155,6 +156,7 @@ def count_shard(
     outcome = Outcome(
         counts={
             **dataclasses.asdict(counts),
+            **count_lengths(np.bincount(visits.session, minlength=len(sessions.draw))),
             SESSIONS: len(kept.draw),
             SESSIONS_HELD_OUT: int(apart.sum()),
             SESSIONS_ACROSS: _across(sessions, counting),

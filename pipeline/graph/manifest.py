@@ -12,6 +12,7 @@ from pipeline.graph.holdout import latest
 from pipeline.graph.noise import NoisyCounts
 from pipeline.graph.previous import Previous
 from pipeline.sessions import read
+from pipeline.sessions.lengths import by_length
 
 Counts = Mapping[str, int]
 # What a manifest tells without noise, also where counts are private.
@@ -144,6 +145,7 @@ def _log_counts(counts: Counts) -> dict[str, Any]:
             "bots": _of(counts, "bots"),
             "beyond_max_sessions_per_user": _of(counts, "sessions_beyond_user_limit"),
         },
+        "sessions_by_images": by_length(counts, counting.NAMESPACE),
         "queries": {
             "counted": _of(counts, clicks.QUERIES_READ),
             "published": _of(counts, clicks.QUERIES_PUBLISHED),
