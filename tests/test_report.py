@@ -18,6 +18,7 @@ import report_runs
 from report_runs import BREAKS_OUT, MARKUP, QUERIES, SCRIPT, image_id
 
 from cli import main
+from cli.report import questions
 from pipeline import schema
 from pipeline.artifacts import RunDir, to_json
 
@@ -203,6 +204,12 @@ def test_a_larger_run_is_sampled_and_the_page_says_so(run: Path, tmp_path: Path)
     ).text
     assert "Searched are 20 of 48 embedded images, drawn by hash" in text
     assert "10 of 48 images, drawn by hash" in text
+
+
+def test_many_held_out_sessions_are_drawn_from_and_the_page_says_so(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "MAX_SESSIONS", 12)
+    text = Parsed(report_runs.report(report_runs.copy(run, tmp_path / "run"))).text
+    assert "Of 43 held-out sessions 12 are looked at, drawn by the seed." in text
 
 
 def test_texts_without_a_vector_are_counted(page: str):

@@ -50,6 +50,7 @@ class PictureRows:
     texts: questions.Questions | None
     drawn: int
     corpus: int
+    sessions: int  # that were held out; of more than questions.MAX_SESSIONS, so many are drawn
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _rows(run: Run, drawn: gallery.Gallery, config: ReportConfig, seed: int) -> 
             seed=seed,
         )
     images = questions.of_images(among, holdout, rows=config.rows, seed=seed)
-    return PictureRows(images, texts, len(among), among.corpus)
+    return PictureRows(images, texts, len(among), among.corpus, holdout.sessions)
 
 
 def _ids(

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from cli.report import questions
 from cli.report.content import Content
 from cli.report.figures import readable
 from pipeline import schema
@@ -46,6 +47,7 @@ def render(content: Content) -> bytes:
         graph=content.graph,
         thumbnails=content.thumbnails,
         schema=schema,
+        max_sessions=questions.MAX_SESSIONS,
         style=style,
         script=script,
         policy=_policy(script),
