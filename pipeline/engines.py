@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import ContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -29,7 +28,6 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner as _FlinkRu
 from apache_beam.runners.portability.job_server import SubprocessJobServer
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
-from pipeline import storage
 from pipeline.errors import ConfigError, ImgembedError
 
 # Options that would take the embedded runner out of the one process in which it loses nothing.
@@ -37,22 +35,7 @@ _LOSSY = ("--direct_running_mode", "--direct_num_workers")
 _ONE_PROCESS, _MANY_PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
 
 
-def check_paths(runner: str, paths: Mapping[str, str | None]) -> None:
-    """ConfigError where a job on other machines would read or write a file of this one.
-
-    paths: {key of the configuration: path}; None where there is none.
-    """
-    if runner != "dataflow":
-        return  # a cluster may share a folder with this machine; Dataflow never does
-    for key, path in paths.items():
-        if path and storage.is_local(path):
-            raise ConfigError(
-                f"{key}: {path!r} is a path of this machine, which Dataflow's workers do not see; "
-                "wanted one in a bucket, such as gs://bucket/…"
-            )
-
-
-def check_options(runner: str, given: list[str], options: PipelineOptions) -> None:
+def check_options(runner: str, given: Sequence[str], options: PipelineOptions) -> None:
     """ConfigError where Beam's options do not go with a runner. given: as they were written."""
     if runner == "direct":
         for option in given:
@@ -136,7 +119,7 @@ def share_process(options: PipelineOptions) -> None:
         debug.add_experiment(_ONE_PROCESS)
 
 
-def job_server(runner: str, options: PipelineOptions) -> ContextManager[None]:
+def job_server(runner: str, options: PipelineOptions) -> AbstractContextManager[None]:
     """The process that takes the jobs of an engine, for as long as one runs.
 
     Beam would leave it behind where the program is ended by a signal. Nothing is started for an

@@ -14,7 +14,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    TestOptions,
+)
 from apache_beam.runners.runner import PipelineResult
 
 from pipeline import engines, errors, storage
@@ -52,6 +57,13 @@ def make_pipeline(config: RunnerConfig) -> beam.Pipeline:
         ) from None
 
 
+def share_process(pipeline: beam.Pipeline) -> beam.Pipeline:
+    """The pipeline, of which TensorFlow is a part: on Dataflow one process a machine runs it."""
+    if _name(pipeline) == "dataflow":
+        engines.share_process(pipeline.options)
+    return pipeline
+
+
 def threads(config: RunnerConfig) -> int:
     """How many elements a step works on at a time in one process: `runner.workers`."""
     if config.workers != "auto":
@@ -83,6 +95,9 @@ def run(pipeline: beam.Pipeline, *, work: str | None = None) -> dict[str, int]:
 def _finished(pipeline: beam.Pipeline) -> PipelineResult:
     """The result of a run that has ended; one that is broken off is cancelled on its engine."""
     result = pipeline.run()
+    if pipeline.options.view_as(TestOptions).dry_run:
+        steps = len(pipeline.runner.proto_pipeline.components.transforms)
+        raise ImgembedError(f"dry run: a job of {steps} steps; nothing was submitted or written")
     try:
         result.wait_until_finish()
     except BaseException:

@@ -64,7 +64,7 @@ def export_embeddings(
         shards=shards,
         threads=threads,
     )
-    root = make_pipeline()
+    root = runner.share_process(make_pipeline())
     _write_images(root, found, images, exporter)
     with_queries = graph is not None and models.has_signature(model, schema.TEXT_SIGNATURE)
     if graph is not None and with_queries:
