@@ -133,9 +133,7 @@ def job_server(runner: str, options: PipelineOptions) -> AbstractContextManager[
 @contextmanager
 def _started(runner: str, options: PipelineOptions) -> Iterator[None]:
     served, portable = options.view_as(JobServerOptions), options.view_as(PortableOptions)
-    if runner == "flink" and options.view_as(FlinkRunnerOptions).flink_master in MAGIC_HOST_NAMES:
-        portable.environment_type = portable.environment_type or "LOOPBACK"
-    elif runner == "prism":
+    if runner == "prism" or options.view_as(FlinkRunnerOptions).flink_master in MAGIC_HOST_NAMES:
         portable.environment_type = portable.environment_type or "LOOPBACK"
     served.job_port = served.job_port or _free_port()
     kind = FlinkJarJobServer if runner == "flink" else PrismJobServer
@@ -144,7 +142,8 @@ def _started(runner: str, options: PipelineOptions) -> Iterator[None]:
         try:
             server.start()
         except (RuntimeError, ValueError, OSError) as error:
-            raise ImgembedError(f"runner {runner}: its job server does not start: {error}") from error
+            said = f"runner {runner}: its job server does not start: {error}"
+            raise ImgembedError(said) from error
         portable.job_endpoint = f"localhost:{served.job_port}"
         yield
     finally:

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 import apache_beam as beam
@@ -20,7 +21,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     TestOptions,
 )
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline import engines, errors, storage
 from pipeline.config import RUNNERS, RunnerConfig
@@ -28,6 +29,7 @@ from pipeline.errors import ConfigError, ImgembedError
 from pipeline.memory import keep_freed_memory
 from pipeline.parcels import spilling
 
+_CANCEL_SECONDS = 10.0
 _LOGGER = logging.getLogger(__name__)
 # One of our errors in the text that an engine makes of what a worker raised.
 _OURS = re.compile(r"pipeline\.errors\.(\w+): (.+?)(?: \[while running|\\n|\n|$)")
@@ -103,8 +105,16 @@ def _finished(pipeline: beam.Pipeline) -> PipelineResult:
     except BaseException:
         with suppress(Exception):  # an engine that is gone, or a job that has ended
             result.cancel()
+            _await_end(result)
         raise
     return result
+
+
+def _await_end(result: PipelineResult) -> None:
+    """Gives an engine the time to end the workers of a job that was cancelled."""
+    end = time.monotonic() + _CANCEL_SECONDS
+    while not PipelineState.is_terminal(result.state) and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _name(pipeline: beam.Pipeline) -> str:

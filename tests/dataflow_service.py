@@ -128,8 +128,8 @@ class Service:
 
             def described(self, index):
                 state = service.jobs[index].state
-                return {"id": f"job-{index}", "projectId": "proj", "location": "us-central1",
-                        "name": service.jobs[index].body["name"], "currentState": state}  # fmt: skip
+                name = service.jobs[index].body["name"]
+                return {"id": f"job-{index}", "name": name, "currentState": state}
 
             def answer(self, content):
                 data = json.dumps(content).encode()

@@ -114,7 +114,9 @@ def test_what_dataflow_would_miss_is_one_line_before_anything_runs(options, name
 
 @pytest.mark.parametrize("key", ["--run-dir", "--sessions", "--images"])
 def test_a_path_of_this_machine_is_refused_for_workers_on_others(key, capfd):
-    paths = {"--run-dir": f"{BUCKET}/run", "--sessions": f"{BUCKET}/logs", "--images": f"{BUCKET}/c"}
+    paths = {
+        name: f"{BUCKET}/{name.strip('-')}" for name in ("--run-dir", "--sessions", "--images")
+    }
     arguments = [part for item in (paths | {key: "here"}).items() for part in item]
     code = run_command("build-graph", *arguments, "--runner", "dataflow", "--", *CLOUD)
     assert code == 2

@@ -405,4 +405,5 @@ def _by_hash(ids: pa.DictionaryArray, hashes: np.ndarray) -> pa.DictionaryArray:
     used = used[np.argsort(hash_of[used])]
     place = np.empty(len(hash_of), np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(place[rows]), ids.dictionary.take(pa.array(used)))
+    names = ids.dictionary.take(pa.array(used))
+    return pa.DictionaryArray.from_arrays(pa.array(place[rows]), names)
