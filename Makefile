@@ -5,13 +5,36 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.py requirements.lock
 
-.PHONY: demo test lint types lock wheel clean
+.PHONY: demo test test-engines lint types lock wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/imgembed demo
 
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not engine"
+
+# Engines that are programs of their own, fetched once into a folder of the user's; those that are
+# not to be had are skipped, and the tests say which and why.
+ENGINES ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/imgembed/engines
+BEAM := 2.77.0
+FLINK := 2.2
+FLINK_JAR := beam-runners-flink-$(FLINK)-job-server
+FLINK_LIBRARIES := apache-flink-libraries==2.2.1
+
+test-engines: $(VENV)/.installed-test
+	mkdir -p $(ENGINES)
+	test -x $(ENGINES)/prism || ! command -v go >/dev/null || \
+	  GOBIN=$(ENGINES) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) || \
+	  echo "prism could not be built"
+	# -C: Maven compares the jar with the checksum that Central has of it.
+	test -f $(ENGINES)/$(FLINK_JAR)-$(BEAM).jar || ! command -v mvn >/dev/null || \
+	  mvn -q -B -C dependency:copy -DoutputDirectory=$(ENGINES) \
+	    -Dartifact=org.apache.beam:$(FLINK_JAR):$(BEAM) >/dev/null || \
+	  echo "Maven Central gives no $(FLINK_JAR) $(BEAM)"
+	# The cluster, 300 MB, only where there is something to submit to it.
+	test ! -f $(ENGINES)/$(FLINK_JAR)-$(BEAM).jar || \
+	  $(BIN)/pip download --quiet --no-deps --dest $(ENGINES) $(FLINK_LIBRARIES)
+	IMGEMBED_ENGINES=$(ENGINES) $(BIN)/python -m pytest -m engine -rs tests/test_engines.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cli import summaries, terminal
+from cli import places, summaries, terminal
 from cli.settings import Config, load
 from cli.stages import Stages
 from pipeline.artifacts import RunDir, Version
@@ -65,6 +65,7 @@ def stages(
         options = [*config.runner.options, *beam_options]
         runner = config.runner.model_copy(update={"options": options})
         config = config.model_copy(update={"runner": runner})
+    config = places.settled(config)
     RunDir.open(config.run_dir)  # before a log is written into a folder that is not ours
     with terminal.opened(name, config.run_dir, quiet=quiet) as shown:
         command = Command(Stages(config, shown, force), as_json, [])

@@ -21,7 +21,9 @@ set_values = click.option(
     help="Change one setting; may be given several times.",
 )
 runner = click.option(
-    "--runner", metavar="NAME", help="Where Beam runs: direct, dataflow, flink.  [default: direct]"
+    "--runner",
+    metavar="NAME",
+    help="Where Beam runs: direct, dataflow, flink, prism.  [default: direct]",
 )
 workers = click.option(
     "--workers",

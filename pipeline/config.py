@@ -258,7 +258,12 @@ class IndexConfig(Section):
 
 
 # Our names for runners, and Beam's.
-RUNNERS = {"direct": "FnApiRunner", "dataflow": "DataflowRunner", "flink": "FlinkRunner"}
+RUNNERS = {
+    "direct": "FnApiRunner",
+    "dataflow": "DataflowRunner",
+    "flink": "FlinkRunner",
+    "prism": "PrismRunner",
+}
 _RUNNER_ALIASES = {"directrunner": "direct"} | {
     beams.lower(): ours for ours, beams in RUNNERS.items()
 }
@@ -267,7 +272,7 @@ _RUNNER_ALIASES = {"directrunner": "direct"} | {
 class RunnerConfig(Section):
     """Where the Beam jobs run."""
 
-    name: str = Field("direct", description="direct | dataflow | flink")
+    name: str = Field("direct", description="direct | dataflow | flink | prism")
     workers: Literal["auto"] | Count = Field(
         "auto", description="threads of the direct runner; auto = one a core"
     )
@@ -283,7 +288,8 @@ class RunnerConfig(Section):
         lowered = name.lower()
         if "dask" in lowered:
             raise ValueError(
-                f"{name!r} drops outputs in silence (Beam 2.77); take one of {', '.join(RUNNERS)}"
+                f"{name!r} drops outputs in silence: of several only the last is made, and what a "
+                f"step gives at its end is lost (Beam 2.77); take one of {', '.join(RUNNERS)}"
             )
         canonical = _RUNNER_ALIASES.get(lowered, lowered)
         if canonical not in RUNNERS:

@@ -6,23 +6,33 @@ try to download another engine, and its local worker processes can lose rows.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+import time
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import apache_beam as beam
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    TestOptions,
+)
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from pipeline import storage
+from pipeline import engines, errors, storage
 from pipeline.config import RUNNERS, RunnerConfig
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.memory import keep_freed_memory
 from pipeline.parcels import spilling
 
-# Options that would take the embedded runner out of the one process in which it loses nothing.
-_LOSSY = ("--direct_running_mode", "--direct_num_workers")
+_CANCEL_SECONDS = 10.0
+_LOGGER = logging.getLogger(__name__)
+# One of our errors in the text that an engine makes of what a worker raised.
+_OURS = re.compile(r"pipeline\.errors\.(\w+): (.+?)(?: \[while running|\\n|\n|$)")
 
 
 class _Options(PipelineOptions):
@@ -37,15 +47,9 @@ class _Options(PipelineOptions):
 
 def make_pipeline(config: RunnerConfig) -> beam.Pipeline:
     """A pipeline for the runner that the config names, ready to be filled."""
-    if config.name == "direct":
-        for option in config.options:
-            if option.startswith(_LOSSY):
-                raise ConfigError(
-                    f"Beam option {option!r}: Beam's local workers can lose rows; "
-                    "the direct runner stays in one process"
-                )
     options = _Options([f"--runner={RUNNERS[config.name]}", *config.options])
     options.view_as(SetupOptions).save_main_session = False
+    engines.check_options(config.name, config.options, options)
     try:
         return beam.Pipeline(options=options)
     except ValueError as error:  # Beam checks its own options here
@@ -53,6 +57,13 @@ def make_pipeline(config: RunnerConfig) -> beam.Pipeline:
         raise ConfigError(
             f"runner {config.name}: {detail} Beam's own options stand after `--`"
         ) from None
+
+
+def share_process(pipeline: beam.Pipeline) -> beam.Pipeline:
+    """The pipeline, of which TensorFlow is a part: on Dataflow one process a machine runs it."""
+    if _name(pipeline) == "dataflow":
+        engines.share_process(pipeline.options)
+    return pipeline
 
 
 def threads(config: RunnerConfig) -> int:
@@ -71,14 +82,51 @@ def run(pipeline: beam.Pipeline, *, work: str | None = None) -> dict[str, int]:
 
     Raises ImgembedError where a step raised one: Beam wraps it in a RuntimeError.
     """
+    name = _name(pipeline)
     try:
-        with _shuffle(pipeline, work):
-            result = pipeline.run()
-            result.wait_until_finish()
+        with _shuffle(pipeline, work), engines.job_server(name, pipeline.options):
+            return counters(_finished(pipeline))
     except Exception as error:
         _raise_ours(error)
+        if name == "direct":
+            raise
+        _LOGGER.exception("runner %s: the job failed", name)
+        raise ImgembedError(f"runner {name}: the job failed: {_gist(error)}") from error
+
+
+def _finished(pipeline: beam.Pipeline) -> PipelineResult:
+    """The result of a run that has ended; one that is broken off is cancelled on its engine."""
+    result = pipeline.run()
+    if pipeline.options.view_as(TestOptions).dry_run:
+        steps = len(pipeline.runner.proto_pipeline.components.transforms)
+        raise ImgembedError(f"dry run: a job of {steps} steps; nothing was submitted or written")
+    try:
+        result.wait_until_finish()
+    except BaseException:
+        with suppress(Exception):  # an engine that is gone, or a job that has ended
+            result.cancel()
+            _await_end(result)
         raise
-    return counters(result)
+    return result
+
+
+def _await_end(result: PipelineResult) -> None:
+    """Gives an engine the time to end the workers of a job that was cancelled."""
+    end = time.monotonic() + _CANCEL_SECONDS
+    while not PipelineState.is_terminal(result.state) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def _name(pipeline: beam.Pipeline) -> str:
+    """Our name of a pipeline's runner, or Beam's where we have none."""
+    wanted = str(pipeline.options.view_as(StandardOptions).runner)
+    return {beams: ours for ours, beams in RUNNERS.items()}.get(wanted, wanted)
+
+
+def _gist(error: Exception) -> str:
+    """The last line of what an engine says, where a traceback has its reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
 
 
 def _shuffle(pipeline: beam.Pipeline, work: str | None) -> AbstractContextManager[object]:
@@ -92,11 +140,18 @@ def _shuffle(pipeline: beam.Pipeline, work: str | None) -> AbstractContextManage
 
 
 def _raise_ours(error: BaseException | None) -> None:
-    """Re-raises the ImgembedError in a chain of causes without Beam's wrapping, if there is one."""
+    """Re-raises the ImgembedError in a chain of causes without Beam's wrapping, if there is one.
+
+    From a worker that is another process comes a text, with a traceback in it.
+    """
     while error is not None:
         if isinstance(error, ImgembedError):
             message = str(error).split(" [while running")[0]
             raise type(error)(message) from None
+        found = _OURS.search(str(error))
+        kind = getattr(errors, found[1], None) if found else None
+        if found and isinstance(kind, type) and issubclass(kind, ImgembedError):
+            raise kind(found[2]) from None
         error = error.__cause__ or error.__context__
 
 

@@ -77,7 +77,7 @@ def export_embeddings(
         previous=previous,
         with_neighbors=examples is not None,
     )
-    root = make_pipeline()
+    root = runner.share_process(make_pipeline())
     if examples is None:
         _write_images(root, found, images, exporter)
     else:

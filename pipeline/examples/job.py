@@ -73,7 +73,7 @@ def _run(
     pipeline: beam.Pipeline, build: Callable[..., object], job: ExamplesJob, *args: Any
 ) -> Counts:
     """Builds and runs a pipeline; returns its counters."""
-    build(pipeline, job, *args)
+    build(runner.share_process(pipeline), job, *args)
     share_freed_memory()
     prefix = f"{NAMESPACE}/"
     counters = runner.run(pipeline, work=job.work)

@@ -387,5 +387,23 @@ def finish_file(
 
 def _edge_table(edges: pa.Table, src_id: pa.DictionaryArray) -> pa.Table:
     columns = {name: edges[name] for name in schema.EDGE_SCHEMA.names if name in edges.column_names}
-    columns |= {"src": src_id, "dst": edges["dst_id"]}
+    dst_id = _by_hash(edges["dst_id"].combine_chunks(), edges["dst"].to_numpy())
+    columns |= {"src": src_id, "dst": dst_id}
     return pa.table({name: columns[name] for name in schema.EDGE_SCHEMA.names})
+
+
+def _by_hash(ids: pa.DictionaryArray, hashes: np.ndarray) -> pa.DictionaryArray:
+    """The same ids, encoded by those alone that there are, in ascending order of their hashes.
+
+    A file holds the list of ids as it is, and which shards gave a part of it, and which came first,
+    must not show. hashes: [rows] uint64 of the ids.
+    """
+    rows = ids.indices.to_numpy()
+    hash_of = np.zeros(len(ids.dictionary), np.uint64)
+    hash_of[rows] = hashes
+    used = np.flatnonzero(np.bincount(rows, minlength=len(hash_of)))
+    used = used[np.argsort(hash_of[used])]
+    place = np.empty(len(hash_of), np.int32)
+    place[used] = np.arange(len(used), dtype=np.int32)
+    names = ids.dictionary.take(pa.array(used))
+    return pa.DictionaryArray.from_arrays(pa.array(place[rows]), names)
