@@ -23,6 +23,8 @@ from cli.commands.examples import examples
 from cli.commands.export import export
 from cli.commands.init import init
 from cli.commands.plan import plan
+from cli.commands.run import run as run_command
+from cli.commands.runs import runs
 from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
@@ -31,6 +33,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ImgembedError
 
 COMMANDS = (
+    run_command,
     build_graph,
     train,
     export,
@@ -41,6 +44,7 @@ COMMANDS = (
     demo,
     init,
     plan,
+    runs,
     examples,
 )
 

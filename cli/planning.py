@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cli.figures import say_about, say_bytes
 from cli.settings import Config
 from pipeline import schema, storage
 from pipeline.artifacts import RunDir
@@ -315,26 +316,3 @@ def available_disk(run_dir: str) -> int | None:
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     return shutil.disk_usage(folder).free
-
-
-def say_about(number: float) -> str:
-    """Two figures of a number: `about 2.0 million`."""
-    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
-        if number >= 0.995 * size:
-            return f"about {_two_figures(number / size)}{word}"
-    return f"about {_two_figures(number)}" if number >= 100 else f"about {number:.0f}"
-
-
-def _two_figures(number: float) -> str:
-    if number < 9.95:
-        return f"{number:.1f}"
-    rounded = float(f"{number:.1e}")
-    return f"{rounded:,.0f}"
-
-
-def say_bytes(size: float) -> str:
-    """Bytes in the unit that suits them: `1.7 GB`."""
-    for unit, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= 0.995 * unit:
-            return f"{_two_figures(size / unit)} {word}"
-    return f"{size:.0f} B"
