@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+
+from cli.machine import text
 
 _PAUSE = 0.2  # s, between two looks at other processes
 _NEAR = 32 << 20  # bytes that a process may free between two looks at it
@@ -90,20 +91,19 @@ def resident(pid: int) -> int:
 
 
 def _status(pid: int, name: str) -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith(name):
-                    return int(line.split()[1]) * 1024
+    for line in text(f"/proc/{pid}/status").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
     return None
 
 
 def children(pid: int) -> Iterator[int]:
     """The processes that a process has started, and those that these have."""
-    with suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with suppress(OSError):
-                with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
-                    for child in map(int, file.read().split()):
-                        yield child
-                        yield from children(child)
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for task in tasks:
+        for child in map(int, text(f"/proc/{pid}/task/{task}/children").split()):
+            yield child
+            yield from children(child)

@@ -7,8 +7,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.figures import say_about, say_bytes
+from cli.machine import available_disk, available_memory
 from cli.settings import Config
-from pipeline import schema, storage
+from pipeline import schema
 from pipeline.artifacts import RunDir
 from pipeline.errors import ConfigError
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.examples import plan as examples_plan
     from pipeline.graph.plan import Plan
 
-_CGROUP = "/sys/fs/cgroup"
 _COUNTS = {
     "rows": "rows",
     "events": "events",
@@ -277,42 +275,3 @@ def advise_examples(plan: examples_plan.Plan, room: Room) -> list[str]:
         "(--runner dataflow)"
     )
     return _advise(plan, plan.written_bytes, remedy, room)
-
-
-# This machine -------------------------------------------------------------------------------------
-
-
-def available_memory() -> int | None:
-    """Bytes that this process may still take, by the system and by its control group."""
-    found = [*_of_system(), *_of_group()]
-    return min(found, default=None)
-
-
-def _of_system() -> Iterable[int]:
-    for line in _text("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            yield int(line.split()[1]) * 1024
-
-
-def _of_group() -> Iterable[int]:
-    limit, used = (_text(f"{_CGROUP}/memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        yield max(0, int(limit) - int(used))
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def available_disk(run_dir: str) -> int | None:
-    """Bytes free where the run directory is or will be; None for a bucket."""
-    if not storage.is_local(run_dir):
-        return None
-    folder = os.path.abspath(run_dir)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return shutil.disk_usage(folder).free

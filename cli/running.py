@@ -14,7 +14,6 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cli import terminal
 from cli.figures import say_bytes, say_duration
@@ -114,8 +113,8 @@ def _check_worker() -> None:
     worker = this_worker()
     if not worker.is_chief:
         raise ConfigError(
-            f"TF_CONFIG: this is worker {worker.index}, and the chief alone makes every stage; give "
-            "the chief imgembed run, and the other workers imgembed train"
+            f"TF_CONFIG: this is worker {worker.index}, and the chief alone makes every stage; "
+            "give the chief imgembed run, and the other workers imgembed train"
         )
 
 

@@ -163,7 +163,10 @@ class EpochLines:
 def _speed(pace: Pace) -> list[str]:
     if pace.examples_per_second is None or pace.seconds_left is None:
         return []
-    return [f"{pace.examples_per_second:,.0f} examples/s", f"{say_duration(pace.seconds_left)} left"]
+    return [
+        f"{pace.examples_per_second:,.0f} examples/s",
+        f"{say_duration(pace.seconds_left)} left",
+    ]
 
 
 @contextmanager

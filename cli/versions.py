@@ -30,7 +30,7 @@ _ROWS: Mapping[str, Sequence[str]] = {  # where a manifest says how many rows it
 
 @dataclass(frozen=True)
 class Listed:
-    """A whole version. in_force: CURRENT names it. outdated: what it was made of is not in force."""
+    """A whole version. in_force: CURRENT names it. outdated: what it was made of is not."""
 
     version: Version
     in_force: bool
@@ -166,9 +166,16 @@ def print_version(config: Config, stage: str, name: str | None, *, as_json: bool
     if as_json:
         _print_json({**version.manifest, "in_force": here, "path": version.path})
         return
-    click.echo(summaries.summarize(version))
+    click.echo(_summary(version))
     for line in _details(version, here):
         click.echo(f"  {line}")
+
+
+def _summary(version: Version) -> str:
+    try:
+        return summaries.summarize(version)
+    except (KeyError, TypeError):  # another release's manifest, which says less
+        return f"{version.stage} {version.name}:\n  {version.path}"
 
 
 def _details(version: Version, here: bool) -> Iterator[str]:
@@ -235,7 +242,9 @@ def _before(run: RunDir, stage: str, current: str | None) -> Version:
     names = [version.name for version in whole]
     older = whole[: names.index(current)] if current in names else whole
     if not older:
-        raise ImgembedError(f"run directory {run.path!r}: {stage} has no older version{_say(names)}")
+        raise ImgembedError(
+            f"run directory {run.path!r}: {stage} has no older version{_say(names)}"
+        )
     return older[-1]
 
 
@@ -254,15 +263,19 @@ def _say(names: Sequence[str]) -> str:
 
 
 def _consequences(version: Version, outdated: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    for stage, upstream in outdated.items():
-        what = " and ".join(f"{s} {v}" for s, v in upstream.items())
-        yield f"{stage} was made of {what}, and is as it was"
-    if outdated:
-        first = next(iter(outdated))
+    for other, name in outdated.get(version.stage, {}).items():
         yield (
-            f"imgembed run --from {first} brings the later stages in line: it takes versions that "
-            f"were made of {version.stage} {version.name} where they are still there, and makes "
-            "the others anew"
+            f"it was made of {other} {name}, which is not in force; to put that in force too: "
+            f"imgembed runs rollback {other} {name}"
+        )
+    later = {stage: upstream for stage, upstream in outdated.items() if stage != version.stage}
+    for stage, upstream in later.items():
+        yield f"{stage} was made of {' and '.join(f'{s} {v}' for s, v in upstream.items())}"
+    if later:
+        yield (
+            "these are as they were; to bring them in line: imgembed run --from "
+            f"{next(iter(later))}, which takes versions that were made of {version.stage} "
+            f"{version.name} where they are still there, and makes the others anew"
         )
     yield (
         f"imgembed run from the beginning keeps {version.stage} {version.name} only where inputs, "

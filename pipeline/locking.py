@@ -119,9 +119,8 @@ def command_line() -> str:
 
 def _machine() -> str:
     """What tells this machine, and a container on it, from all others; empty where unknown."""
-    with suppress(OSError):
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     return ""
 
 
@@ -204,9 +203,7 @@ def _take_object(path: str, folder: str) -> tuple[bool, Callable[[], None]]:
     return held and conditional, release
 
 
-def _hold(
-    path: str, folder: str, mine: bytes, *, settled: bool
-) -> tuple[bool, Callable[[], None]]:
+def _hold(path: str, folder: str, mine: bytes, *, settled: bool) -> tuple[bool, Callable[[], None]]:
     """Reads back who holds it: of several that took it over, or wrote it, at once, the last one."""
     if not settled:
         time.sleep(_SETTLED)

@@ -139,7 +139,7 @@ def test_what_is_in_force_is_not_removed_and_what_is_not_whole_not_put_in_force(
     assert run.require("graph") == newer
 
 
-# Killed between any two writes ----------------------------------------------------------------------
+# Killed between any two writes --------------------------------------------------------------------
 
 CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate"}
 PARTS = ("a.txt", "b.txt", "c.txt")
@@ -210,7 +210,9 @@ def test_killed_before_any_write_nothing_half_is_visible_and_the_next_run_is_as_
         make(run, mark="next")  # which takes away what the death has left
         names = check_whole(run)
         assert run.require("graph").manifest["fingerprint"] == "next"
-        left = sorted(n for n in os.listdir(tmp_path / str(number) / "graph") if n != "CURRENT.part")
+        left = sorted(
+            n for n in os.listdir(tmp_path / str(number) / "graph") if n != "CURRENT.part"
+        )
         assert left == ["CURRENT", *names]
         if not died:
             break

@@ -109,7 +109,9 @@ def test_of_another_machine_it_says_what_to_remove(lock_file, tmp_path, machine)
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"process 4711\n", b"a\n[1]\n", b'a\n{"pid": 1}\n', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"process 4711\n", b"a\n[1]\n", b'a\n{"pid": 1}\n', b"\xff"]
+)
 def test_a_lock_that_names_nobody_is_held(lock_file, tmp_path, content):
     lock_file.write_bytes(content)
     assert f"remove {lock_file}" in refusal(tmp_path)
