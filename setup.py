@@ -38,6 +38,8 @@ REQUIRED = [
     # The command line and its progress lines.
     "click>=8.1,<9",
     "rich>=13,<16",
+    # What versions a package wants, for `imgembed doctor`; Beam brings it as well.
+    "packaging>=23,<28",
     # Pictures in every mode and format, the same on every machine.
     "pillow>=11,<13",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 
@@ -42,7 +41,4 @@ def available_disk(run_dir: str) -> int | None:
     """Bytes free where the run directory is or will be; None for a bucket."""
     if not storage.is_local(run_dir):
         return None
-    folder = os.path.abspath(run_dir)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(storage.existing_parent(run_dir)).free

@@ -18,6 +18,7 @@ import click
 from cli.commands.build_graph import build_graph
 from cli.commands.demo import demo
 from cli.commands.denoise import denoise
+from cli.commands.doctor import doctor
 from cli.commands.evaluate import evaluate
 from cli.commands.examples import examples
 from cli.commands.export import export
@@ -44,6 +45,7 @@ COMMANDS = (
     demo,
     init,
     plan,
+    doctor,
     runs,
     examples,
 )

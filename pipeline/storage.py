@@ -219,6 +219,14 @@ def create(path: str, data: bytes) -> bool:
     return True
 
 
+def existing_parent(path: str) -> str:
+    """The nearest folder of a local path, itself among them, that is there."""
+    folder = os.path.abspath(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def make_folder(path: str) -> None:
     """Makes a folder, and those above it, where the file system has folders."""
     if is_local(path):
