@@ -108,6 +108,7 @@ def _plan(config: Config) -> Plan:
         settings=settings,
         shards=config.runner.shards,
         threads=threads(config.runner),
+        max_memory=config.runner.max_memory,
     )
 
 
@@ -209,6 +210,7 @@ def _examples(config: Config, room: Room, edges: int | None) -> Part:
         edges=edges,
         shards=config.runner.shards,
         threads=threads(config.runner),
+        max_memory=config.runner.max_memory,
     )
     advice = advise_examples(found, room) if config.runner.name == "direct" else []
     notes = (*found.notes, *advice)

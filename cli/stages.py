@@ -93,6 +93,7 @@ class Stages:
                 seed=config.seed,
                 shards=config.runner.shards,
                 threads=threads(config.runner),
+                max_memory=config.runner.max_memory,
                 out=new,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
                 logs=logs,
@@ -196,6 +197,7 @@ class Stages:
                 shards=config.runner.shards,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
                 threads=threads(config.runner),
+                max_memory=config.runner.max_memory,
                 agreement=agreement,
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import apache_beam as beam
@@ -98,6 +99,12 @@ def _raise_ours(error: BaseException | None) -> None:
             message = str(error).split(" [while running")[0]
             raise type(error)(message) from None
         error = error.__cause__ or error.__context__
+
+
+def counters_of(found: Mapping[str, int], *namespaces: str) -> dict[str, int]:
+    """The counters of some namespaces, by name: what a manifest keeps of a job's."""
+    wanted = tuple(f"{namespace}/" for namespace in namespaces)
+    return {name: found[name] for name in sorted(found) if name.startswith(wanted)}
 
 
 def counters(result: PipelineResult) -> dict[str, int]:

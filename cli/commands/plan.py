@@ -18,6 +18,7 @@ from cli import options
 @options.config_file
 @options.run_dir
 @options.set_values
+@options.max_memory
 @options.workers
 @options.as_json
 def plan(
@@ -28,6 +29,7 @@ def plan(
     run_dir: str | None,
     sets: tuple[str, ...],
     workers: str | None,
+    max_memory: str | None,
     as_json: bool,
 ) -> None:
     """Estimates what build-graph would make and need.
@@ -50,5 +52,6 @@ def plan(
         "edges.path": edges,
         "images.path": images,
         "runner.workers": workers,
+        "runner.max_memory": max_memory,
     }
     show_plan(read_config(config_file, run_dir, sets, flags), as_json=as_json)

@@ -18,6 +18,7 @@ from cli import options
     help="Begin with this stage; those before it stay as they are.",
 )
 @click.option("--to", "last", metavar="STAGE", help="End with this stage.")
+@options.max_memory
 @options.job_options
 @options.stage_options
 def run(
@@ -29,6 +30,7 @@ def run(
     force: bool,
     runner: str | None,
     workers: str | None,
+    max_memory: str | None,
     beam_options: tuple[str, ...],
     config_file: str | None,
     run_dir: str | None,
@@ -55,6 +57,7 @@ def run(
         "images.path": images,
         "runner.name": runner,
         "runner.workers": workers,
+        "runner.max_memory": max_memory,
     }
     config = with_beam_options(read_config(config_file, run_dir, sets, flags), beam_options)
     run_stages(config, first=first, last=last, force=force, quiet=quiet, as_json=as_json)

@@ -16,7 +16,7 @@ from pipeline.artifacts import NewVersion, Version
 from pipeline.columnar import GatherShards, Keyed, SplitByColumn
 from pipeline.config import ExportConfig, ImagesConfig
 from pipeline.embeddings import model as models
-from pipeline.embeddings.embed import BATCHES_AT_ONCE, EmbedTables
+from pipeline.embeddings.embed import BATCHES_AT_ONCE, METRICS_NAMESPACE, EmbedTables
 from pipeline.errors import ImgembedError
 from pipeline.examples.catalog import find
 from pipeline.examples.decoding import PictureSettings
@@ -29,7 +29,13 @@ from pipeline.examples.prepare import (
 )
 from pipeline.examples.prepare import NAMESPACE as CATALOG
 from pipeline.reading import ReadTables
-from pipeline.writing import WriteParquet, WriteRejected, check_rejected, file_count
+from pipeline.writing import (
+    WriteParquet,
+    WriteRejected,
+    check_rejected,
+    check_written,
+    file_count,
+)
 
 NAMESPACE = "embeddings"
 WORK_FOLDER = "work"
@@ -77,6 +83,10 @@ def export_embeddings(
         key="images.max_rejected_fraction",
     )
     _check_counts(counts, rejected)
+    written = {schema.IMAGE_EMBEDDINGS: _written(counts, schema.IMAGE_ID.name)}
+    if with_queries:
+        written[schema.QUERY_EMBEDDINGS] = _written(counts, QUERY)
+    check_written(out.path, written)
     return {
         "dim": model.manifest["dim"],
         "model_version": models.model_version(model),
@@ -89,6 +99,7 @@ def export_embeddings(
             "skipped_files": found.skipped_files,
         },
         "rejected": rejected,
+        "counters": runner.counters_of(counts, CATALOG, NAMESPACE, METRICS_NAMESPACE),
     }
 
 
