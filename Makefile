@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.py requirements.lock
 
-.PHONY: demo test test-engines lint types lock wheel clean
+.PHONY: demo test test-engines lint types docs lock wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/imgembed demo
@@ -42,6 +42,10 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
+
+# The references of commands and settings, from the program itself; a test compares them.
+docs: $(VENV)/.installed
+	$(BIN)/python -m cli.reference docs
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \

@@ -43,10 +43,12 @@ REQUIRED = [
     "faiss-cpu>=1.15,<1.16",
     # Pages for people, with escaping on.
     "jinja2>=3.1.5,<4",
+    # What versions a package wants, for `imgembed doctor`; Beam brings it as well.
+    "packaging>=23,<28",
     # Pictures in every mode and format, the same on every machine.
     "pillow>=11,<13",
-    # The report: its charts, its pictures' markup, and the map's t-SNE. Principal components alone, which numpy
-    # gives, show two of the embedding's dimensions and lay groups on top of each other.
+    # The report: its charts, its pictures' markup, and the map's t-SNE. Principal components
+    # alone, which numpy gives, show two of the embedding's dimensions, groups on top of each other.
     "matplotlib>=3.10,<4",
     "markupsafe>=2.1,<4",
     "scikit-learn>=1.7,<2",

@@ -2,10 +2,10 @@
 
 Worlds of `imgembed sample` with more and more irrelevant clicks. The catalog has ready features, as
 of a backbone that sees fairly well: of what a picture shows (shape, colour, texture), each drawn as
-64 numbers, under noise thrice as large (the nearest image by features is of the same shape in two of
-three cases); half of the images are labelled, by their shape. Each world's
-graph and examples are made once; on them a model is trained plainly and with `model.agreement:
-gam`, both are exported and measured on held-out sessions, and the whole graph is judged.
+64 numbers, under noise thrice as large, so that the nearest image is of the same shape in two of
+three cases; half of the images are labelled, by their shape. Each world's graph and examples are
+made once; on them a model is trained plainly and with `model.agreement: gam`, both are exported and
+measured on held-out sessions, and the whole graph is judged.
 
     python benchmarks/edge_truth.py [--noises 0.1 0.3 0.6] [--seeds 3] [--work FOLDER]
                                     [--set SECTION.KEY=VALUE ...]

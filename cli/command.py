@@ -43,6 +43,15 @@ def read_config(
     return load(config_file, sets=sets, flags={"run_dir": run_dir, **(flags or {})})
 
 
+def with_beam_options(config: Config, beam_options: Sequence[str]) -> Config:
+    """The configuration with Beam's own options from the command line after those of the file."""
+    if not beam_options:
+        return config
+    options = [*config.runner.options, *beam_options]
+    runner = config.runner.model_copy(update={"options": options})
+    return config.model_copy(update={"runner": runner})
+
+
 @contextmanager
 def stages(
     name: str,
@@ -60,11 +69,7 @@ def stages(
 
     flags: settings that its own options changed; None = not given.
     """
-    config = read_config(config_file, run_dir, sets, flags)
-    if beam_options:
-        options = [*config.runner.options, *beam_options]
-        runner = config.runner.model_copy(update={"options": options})
-        config = config.model_copy(update={"runner": runner})
+    config = with_beam_options(read_config(config_file, run_dir, sets, flags), beam_options)
     config = places.settled(config)
     RunDir.open(config.run_dir)  # before a log is written into a folder that is not ours
     with terminal.opened(name, config.run_dir, quiet=quiet) as shown:

@@ -18,6 +18,7 @@ import click
 from cli.commands.build_graph import build_graph
 from cli.commands.demo import demo
 from cli.commands.denoise import denoise
+from cli.commands.doctor import doctor
 from cli.commands.evaluate import evaluate
 from cli.commands.examples import examples
 from cli.commands.explain import explain
@@ -25,6 +26,8 @@ from cli.commands.export import export
 from cli.commands.init import init
 from cli.commands.plan import plan
 from cli.commands.report import report
+from cli.commands.run import run as run_command
+from cli.commands.runs import runs
 from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
@@ -33,6 +36,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ImgembedError
 
 COMMANDS = (
+    run_command,
     build_graph,
     train,
     export,
@@ -45,6 +49,8 @@ COMMANDS = (
     demo,
     init,
     plan,
+    doctor,
+    runs,
     examples,
 )
 

@@ -30,6 +30,11 @@ workers = click.option(
     metavar="N",
     help="Threads of the direct runner, or of each process of a cluster.  [default: one a core]",
 )
+max_memory = click.option(
+    "--max-memory",
+    metavar="BYTES",
+    help="Memory that the graph and the examples are cut to fit into, such as 4GB.",
+)
 quiet = click.option("--quiet", is_flag=True, help="No progress, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 force = click.option("--force", is_flag=True, help="Run although nothing has changed.")

@@ -1,14 +1,10 @@
-"""`imgembed plan`: the figures of a graph and of examples that are not made yet, for people and for
-programs.
-"""
+"""`imgembed plan`: the figures of stages that are not made yet, for people and for programs."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,16 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cli.budget import Budget, Need, beyond
+from cli.figures import say_about, say_bytes, say_duration
+from cli.forecast import Catalog, Forecast, forecasts
+from cli.machine import available_disk, available_memory
 from cli.settings import Config
-from pipeline import schema, storage
+from pipeline import schema
 from pipeline.artifacts import RunDir
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ImgembedError
 
 if TYPE_CHECKING:
     from pipeline.examples import plan as examples_plan
     from pipeline.graph.plan import Plan
 
-_CGROUP = "/sys/fs/cgroup"
 _COUNTS = {
     "rows": "rows",
     "events": "events",
@@ -56,10 +55,14 @@ class Part:
     content: Mapping[str, Any]
     lines: Sequence[str]
     notes: Sequence[str] = ()
+    need: Need | None = None
 
 
-def show_plan(config: Config, *, as_json: bool) -> None:
-    """Prints the plan of what the configuration describes: the graph, the examples, or both."""
+def show_plan(config: Config, *, budget: Budget | None = None, as_json: bool) -> None:
+    """Prints the plan of what the configuration describes: the graph, or all stages, or these.
+
+    ImgembedError at the end where it does not fit into the budget.
+    """
     room = Room(available_memory(), available_disk(config.run_dir))
     parts = dict(_parts(config, room))
     if not parts:
@@ -67,18 +70,24 @@ def show_plan(config: Config, *, as_json: bool) -> None:
             "sessions.path: no session logs named, and no catalog; give --sessions PATH, --images "
             "PATH or both"
         )
+    needs = [part.need for part in parts.values() if part.need]
+    missing = list(beyond(needs, budget)) if budget else []
     if as_json:
-        content = {
+        content: dict[str, Any] = {
             **{stage: part.content for stage, part in parts.items()},
             "available_memory_bytes": room.memory,
             "available_disk_bytes": room.disk,
             "advice": [note for part in parts.values() for note in part.notes],
         }
+        if budget:
+            content["beyond_budget"] = missing
         click.echo(json.dumps(content, indent=2))
-        return
-    for part in parts.values():
-        for line in (*part.lines, *(f"  ! {note}" for note in part.notes)):
-            click.echo(line)
+    else:
+        for part in parts.values():
+            for line in (*part.lines, *(f"  ! {note}" for note in part.notes)):
+                click.echo(line)
+    if missing:
+        raise ImgembedError(f"beyond the budget: {'; '.join(missing)}")
 
 
 def _parts(config: Config, room: Room) -> Iterator[tuple[str, Part]]:
@@ -89,12 +98,21 @@ def _parts(config: Config, room: Room) -> Iterator[tuple[str, Part]]:
         found = _plan(config)
         edges = found.counts["edges"]
         advice = advise(found, memory=room.memory, disk=room.disk, runner=config.runner.name)
+        written = sum(found.output_bytes.values())
         yield (
             schema.GRAPH,
-            Part(dataclasses.asdict(found), _table(found, room), (*found.notes, *advice)),
+            Part(
+                dataclasses.asdict(found),
+                _table(found, room, config.runner.name),
+                (*found.notes, *advice),
+                Need(schema.GRAPH, found.memory_bytes, found.disk_bytes, written),
+            ),
         )
     if config.images.path:
-        yield schema.EXAMPLES, _examples(config, room, edges)
+        part, catalog = _examples(config, room, edges)
+        yield schema.EXAMPLES, part
+        for forecast in forecasts(config, RunDir.open(config.run_dir), catalog):
+            yield forecast.stage, _later(forecast)
 
 
 def _plan(config: Config) -> Plan:
@@ -109,6 +127,7 @@ def _plan(config: Config) -> Plan:
         settings=settings,
         shards=config.runner.shards,
         threads=threads(config.runner),
+        max_memory=config.runner.max_memory,
     )
 
 
@@ -123,7 +142,7 @@ def _edge_list(config: Config) -> Part:
     )
 
 
-def _table(plan: Plan, room: Room) -> list[str]:
+def _table(plan: Plan, room: Room, runner: str) -> list[str]:
     shown = _three_columns()
     say = "{:,}".format if plan.exact else say_about
     for name, title in _COUNTS.items():
@@ -131,7 +150,7 @@ def _table(plan: Plan, room: Room) -> list[str]:
     shown.add_section()
     parts = (f"{name} {say_bytes(size)}" for name, size in plan.output_bytes.items())
     shown.add_row("output", say_bytes(sum(plan.output_bytes.values())), ", ".join(parts))
-    _add_needs(shown, plan, room)
+    _add_needs(shown, plan, room, runner)
     shown.add_row("files of each output", f"{plan.files:,}")
     source = (
         f"all {plan.sampled_rows:,} rows were read: the counts are exact"
@@ -150,9 +169,14 @@ def _three_columns() -> Table:
     return shown
 
 
-def _add_needs(shown: Table, plan: Plan | examples_plan.Plan, room: Room) -> None:
-    shown.add_row("memory", say_bytes(plan.memory_bytes), _free(room.memory))
-    shown.add_row("disk while it runs", say_bytes(plan.disk_bytes), _free(room.disk))
+def _add_needs(shown: Table, plan: Plan | examples_plan.Plan, room: Room, runner: str) -> None:
+    """On a cluster the tables between steps go through its shuffle, not to this disk."""
+    if runner == "direct":
+        shown.add_row("memory", say_bytes(plan.memory_bytes), _free(room.memory))
+        shown.add_row("disk while it runs", say_bytes(plan.disk_bytes), _free(room.disk))
+    else:
+        shown.add_row("memory of a worker", say_bytes(plan.memory_bytes), "a process a core")
+        shown.add_row("shuffled", say_bytes(plan.disk_bytes), "between workers, uncompressed")
     shown.add_row("shards", f"{plan.shards:,}", f"{plan.threads:,} at a time")
 
 
@@ -197,7 +221,7 @@ def _advise(plan: Plan | examples_plan.Plan, written: int, remedy: str, room: Ro
 # Examples -----------------------------------------------------------------------------------------
 
 
-def _examples(config: Config, room: Room, edges: int | None) -> Part:
+def _examples(config: Config, room: Room, edges: int | None) -> tuple[Part, Catalog]:
     """edges: of the graph that is planned with them."""
     from pipeline.examples.plan import plan_examples
     from pipeline.runner import threads
@@ -210,13 +234,17 @@ def _examples(config: Config, room: Room, edges: int | None) -> Part:
         edges=edges,
         shards=config.runner.shards,
         threads=threads(config.runner),
+        max_memory=config.runner.max_memory,
     )
     advice = advise_examples(found, room) if config.runner.name == "direct" else []
     notes = (*found.notes, *advice)
-    return Part(dataclasses.asdict(found), _examples_table(found, room), notes)
+    table = _examples_table(found, room, config.runner.name)
+    need = Need(schema.EXAMPLES, found.memory_bytes, found.disk_bytes, found.written_bytes)
+    catalog = Catalog(found.images, found.content_bytes, found.image_size, found.shards)
+    return Part(dataclasses.asdict(found), table, notes, need), catalog
 
 
-def _examples_table(plan: examples_plan.Plan, room: Room) -> list[str]:
+def _examples_table(plan: examples_plan.Plan, room: Room, runner: str) -> list[str]:
     say = "{:,}".format if plan.exact else say_about
     shown = _three_columns()
     shown.add_row("images", say(plan.images), _say_catalog(plan))
@@ -234,7 +262,7 @@ def _examples_table(plan: examples_plan.Plan, room: Room) -> list[str]:
     files = ", ".join(f"{number:,} {split}" for split, number in plan.files.items())
     shown.add_row("files", f"{sum(plan.files.values()):,}", files)
     shown.add_section()
-    _add_needs(shown, plan, room)
+    _add_needs(shown, plan, room, runner)
     title = f"examples, estimated from {plan.sampled_images:,} images of the catalog"
     return [title, *_lines(shown), *_lines(_layouts_table(plan))]
 
@@ -269,6 +297,31 @@ def _layouts_table(plan: examples_plan.Plan) -> Table:
     return shown
 
 
+def _later(forecast: Forecast) -> Part:
+    """The plan of a stage after the examples."""
+    shown = _three_columns()
+    for name, number in forecast.counts.items():
+        shown.add_row(name.replace("_", " "), say_about(number))
+    if forecast.output_bytes is not None:
+        shown.add_row("output", say_bytes(forecast.output_bytes))
+    if forecast.shuffled_bytes is not None:
+        shown.add_row("between steps", say_bytes(forecast.shuffled_bytes))
+    if forecast.seconds is not None:
+        shown.add_row("time", say_duration(forecast.seconds))
+    if forecast.memory_bytes is not None:
+        shown.add_row("memory", say_bytes(forecast.memory_bytes))
+    if forecast.shards is not None:
+        shown.add_row("shards", f"{forecast.shards:,}")
+    need = Need(
+        forecast.stage,
+        forecast.memory_bytes or 0,
+        forecast.shuffled_bytes or 0,
+        forecast.output_bytes or 0,
+    )
+    title = f"{forecast.stage}: {forecast.source}"
+    return Part(forecast.to_json(), [title, *_lines(shown)], need=need)
+
+
 def advise_examples(plan: examples_plan.Plan, room: Room) -> list[str]:
     """What to do where this machine is too small for the examples."""
     remedy = (
@@ -276,65 +329,3 @@ def advise_examples(plan: examples_plan.Plan, room: Room) -> list[str]:
         "(--runner dataflow)"
     )
     return _advise(plan, plan.written_bytes, remedy, room)
-
-
-# This machine -------------------------------------------------------------------------------------
-
-
-def available_memory() -> int | None:
-    """Bytes that this process may still take, by the system and by its control group."""
-    found = [*_of_system(), *_of_group()]
-    return min(found, default=None)
-
-
-def _of_system() -> Iterable[int]:
-    for line in _text("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            yield int(line.split()[1]) * 1024
-
-
-def _of_group() -> Iterable[int]:
-    limit, used = (_text(f"{_CGROUP}/memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        yield max(0, int(limit) - int(used))
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def available_disk(run_dir: str) -> int | None:
-    """Bytes free where the run directory is or will be; None for a bucket."""
-    if not storage.is_local(run_dir):
-        return None
-    folder = os.path.abspath(run_dir)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return shutil.disk_usage(folder).free
-
-
-def say_about(number: float) -> str:
-    """Two figures of a number: `about 2.0 million`."""
-    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
-        if number >= 0.995 * size:
-            return f"about {_two_figures(number / size)}{word}"
-    return f"about {_two_figures(number)}" if number >= 100 else f"about {number:.0f}"
-
-
-def _two_figures(number: float) -> str:
-    if number < 9.95:
-        return f"{number:.1f}"
-    rounded = float(f"{number:.1e}")
-    return f"{rounded:,.0f}"
-
-
-def say_bytes(size: float) -> str:
-    """Bytes in the unit that suits them: `1.7 GB`."""
-    for unit, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= 0.995 * unit:
-            return f"{_two_figures(size / unit)} {word}"
-    return f"{size:.0f} B"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from cli.report.config import ReportConfig
+from pipeline.artifacts import KEPT_VERSIONS
 from pipeline.config import (
     EdgesConfig,
     ExamplesConfig,
@@ -40,6 +41,9 @@ class Config(Section):
 
     run_dir: str = Field("imgembed-run", description="where everything is written; may be gs://…")
     seed: int = Field(0, ge=0, lt=2**31, description="of every random choice")
+    keep_versions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        KEPT_VERSIONS, description="versions of a stage that stay, the one in force among them"
+    )
     sessions: SessionsConfig = Field(default_factory=SessionsConfig)
     holdout: HoldoutConfig = Field(default_factory=HoldoutConfig)
     edges: EdgesConfig = Field(default_factory=EdgesConfig)

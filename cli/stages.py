@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from cli import program
+from cli.measuring import Measured, Watch
 from cli.settings import Config
 from cli.terminal import EpochLines, Terminal
 from pipeline import schema, storage
@@ -40,19 +43,32 @@ _GO_ON = "imgembed train goes on from there (same configuration, without --force
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "tensorflow-transform", "graph_nets", "pyarrow")
 
 
+MADE, REUSED, TAKEN_BACK = "made", "reused", "taken back"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage. done: made anew, the one in force, or an older one of that kind."""
+
+    version: Version
+    done: str
+    measured: Measured
+
+
 @dataclass
 class Stages:
     """The stages of one run directory under one configuration.
 
-    force: make every stage, changed or not.
+    force: make every stage, changed or not. outcomes: of the stages so far, by name.
     """
 
     config: Config
     terminal: Terminal
     force: bool = False
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.run = RunDir.open(self.config.run_dir)
+        self.run = RunDir.open(self.config.run_dir, self.config.keep_versions)
 
     def graph(self) -> Version:
         """Session logs, or a ready edge list, to the graph."""
@@ -86,6 +102,7 @@ class Stages:
                 seed=config.seed,
                 shards=config.runner.shards,
                 threads=threads(config.runner),
+                max_memory=config.runner.max_memory,
                 out=new,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
                 logs=logs,
@@ -189,6 +206,7 @@ class Stages:
                 shards=config.runner.shards,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
                 threads=threads(config.runner),
+                max_memory=config.runner.max_memory,
                 agreement=agreement,
             )
 
@@ -286,7 +304,7 @@ class Stages:
     ) -> None:
         """Trains with the chief, who writes and shows it."""
         current = None if self.force else self.run.current(schema.MODEL)
-        mark = self.mark(settings, upstream=upstream)
+        mark = self.mark(schema.MODEL, settings, upstream=upstream)
         same = current is not None and current.manifest.get("fingerprint") == mark
         if same and not self._is_unfinished(upstream):
             return
@@ -464,16 +482,18 @@ class Stages:
 
     def mark(
         self,
+        stage: str,
         settings: Mapping[str, Any],
         *,
         inputs: Sequence[storage.FileInfo] = (),
         upstream: Sequence[Version] = (),
     ) -> str:
+        """The fingerprint of a stage as it would be made now."""
         return fingerprint(
             config={**settings, "seed": self.config.seed},
             inputs=inputs,
             upstream=upstream,
-            code=version("imgembed"),
+            code=program.code_version(stage),
         )
 
     def sections(self, *names: str) -> dict[str, Any]:
@@ -492,14 +512,53 @@ class Stages:
     ) -> Version:
         """The stage's version: the one in force if nothing changed, else a new one.
 
+        Where an older whole version is what would be made, that one is put in force again.
         unfinished: a new one was begun, and it is what counts.
         """
-        mark = self.mark(settings, inputs=inputs, upstream=upstream)
-        # Not looked at where it is made in any case: a damaged one is mended that way.
-        current = None if self.force or unfinished else self.run.current(stage)
+        with Watch() as watch:
+            mark = self.mark(stage, settings, inputs=inputs, upstream=upstream)
+            found, done = (None, MADE) if self.force or unfinished else self._found(stage, mark)
+            if found is None:
+                found = self._make(
+                    stage,
+                    title,
+                    mark,
+                    watch,
+                    settings=settings,
+                    build=build,
+                    inputs=inputs,
+                    upstream=upstream,
+                )
+            self.outcomes[stage] = Outcome(found, done, watch.so_far())
+        return found
+
+    def _found(self, stage: str, mark: str) -> tuple[Version | None, str]:
+        """The version that is up to date, and how it came to be in force; None, made = none is."""
+        current = self.run.current(stage)
         if current and current.manifest.get("fingerprint") == mark:
             self.terminal.say(f"[green]✓[/] {stage} {current.name} is up to date")
-            return current
+            return current, REUSED
+        older = self.run.with_fingerprint(stage, mark)
+        if older is None:
+            return None, MADE
+        self.run.put_in_force(older)
+        was = f", {current.name} no longer" if current else ""
+        self.terminal.say(f"[green]✓[/] {stage} {older.name} is up to date: in force again{was}")
+        return older, TAKEN_BACK
+
+    def _make(
+        self,
+        stage: str,
+        title: str | None,
+        mark: str,
+        watch: Watch,
+        *,
+        settings: Mapping[str, Any],
+        build: Callable[[NewVersion], Mapping[str, Any]],
+        inputs: Sequence[storage.FileInfo],
+        upstream: Sequence[Version],
+    ) -> Version:
+        began = time.time()
         with self.run.begin(stage) as new:
             if title:
                 with self.terminal.step(title):
@@ -510,9 +569,15 @@ class Stages:
                 self.terminal.say(
                     f"! {escape(path)} changed while it was read; the next run reads it anew"
                 )
+            measured = watch.so_far()
             return new.commit(
                 {
                     "fingerprint": mark,
+                    "made": {
+                        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+                        "seconds": round(measured.seconds, 3),
+                        "peak_memory_bytes": measured.peak_memory,
+                    },
                     "config": {**settings, "seed": self.config.seed},
                     INPUTS: file_marks(inputs),
                     "upstream": {v.stage: v.name for v in upstream},

@@ -49,7 +49,7 @@ def _head(section: type[BaseModel], name: str, indent: str, *, top: bool) -> Ite
 
 def _line(text: str, field: FieldInfo) -> str:
     comment = textwrap.shorten(field.description or "", 200)
-    return text.ljust(_COMMENT_COLUMN) + f"# {comment}" if comment else text
+    return f"{text.ljust(_COMMENT_COLUMN - 1)} # {comment}" if comment else text
 
 
 def _scalar(value: Any) -> str:

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from typing import IO, Any
 
 import click
@@ -25,11 +26,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
 from rich.text import Text
 
+from cli.figures import say_duration
 from pipeline import progress, schema, storage
 from pipeline.errors import ImgembedError
+from pipeline.locking import command_line
 from trainer.progress import Figures, Pace
 
 _VALIDATION = "validation_"
+_log = logging.getLogger("imgembed")
 
 
 class Terminal:
@@ -41,9 +45,14 @@ class Terminal:
         self.log_path = log_path
 
     def say(self, text: str) -> None:
-        """One line about what happened."""
+        """One line about what happened; the log has it as well, whether it is shown or not."""
+        _log.info(Text.from_markup(text).plain)
         if not self.quiet:
             self.console.print(text, highlight=False, soft_wrap=True)
+
+    def log(self, text: str) -> None:
+        """Something that the log has and nobody is shown."""
+        _log.info(text)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -154,15 +163,10 @@ class EpochLines:
 def _speed(pace: Pace) -> list[str]:
     if pace.examples_per_second is None or pace.seconds_left is None:
         return []
-    return [f"{pace.examples_per_second:,.0f} examples/s", f"{_duration(pace.seconds_left)} left"]
-
-
-def _duration(seconds: float) -> str:
-    """`12 s`, `3 min`, `2 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+    return [
+        f"{pace.examples_per_second:,.0f} examples/s",
+        f"{say_duration(pace.seconds_left)} left",
+    ]
 
 
 @contextmanager
@@ -176,9 +180,13 @@ def opened(command: str, run_path: str, *, quiet: bool) -> Iterator[Terminal]:
     with _stderr_to(log) as terminal_file:
         console = Console(file=terminal_file, stderr=True)
         _log_to(log)
+        _log.info("%s (imgembed %s, process %d)", command_line(), version("imgembed"), os.getpid())
         try:
             yield Terminal(console, quiet=quiet, log_path=log_path)
-        except (ImgembedError, KeyboardInterrupt, click.ClickException):
+        except (ImgembedError, click.ClickException) as error:
+            _log.error("ended: %s", error)
+            raise
+        except KeyboardInterrupt:
             raise
         except Exception as error:
             traceback.print_exc()  # to the log

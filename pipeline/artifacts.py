@@ -9,6 +9,10 @@ A stage writes into a fresh version folder, then its manifest, and last `CURRENT
 only what `CURRENT` names. A crash therefore leaves the former version in force. Nothing is ever
 renamed, so the same holds on object stores. What a crash leaves is removed when the stage begins
 anew, under the lock; where there are no locks, after the next commit.
+
+A version with a manifest is whole, and can be put in force again (`put_in_force`), whether it was
+so before or a crash came between its manifest and `CURRENT`. So a version is removed manifest
+first.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from pipeline import locking, schema, storage
 from pipeline.errors import ImgembedError
 
 _VERSION_NAME = re.compile(r"v\d{4,}")
-KEPT_VERSIONS = 2
+KEPT_VERSIONS = 2  # that stay after a commit, unless the configuration says otherwise
 # Manifest key: older versions of the stage that go on being kept.
 KEEPS = "keeps"
 # Manifest key: which files a version was made of, as `file_marks` tells it.
@@ -85,9 +89,10 @@ class RunDir:
     """A run directory; made when the first stage writes."""
 
     path: str
+    keep: int = KEPT_VERSIONS  # versions of a stage that stay after a commit
 
     @classmethod
-    def open(cls, path: str) -> RunDir:
+    def open(cls, path: str, keep: int = KEPT_VERSIONS) -> RunDir:
         """The run directory at `path`; ImgembedError where the folder holds something else."""
         if os.path.isfile(path):
             raise ImgembedError(f"run directory {path!r}: is a file, not a folder")
@@ -98,7 +103,7 @@ class RunDir:
                 f"run directory {path!r}: holds something else ({found[0]!r}); "
                 "name an empty folder or a new one with --run-dir"
             )
-        run = cls(path)
+        run = cls(path, keep)
         for stage in schema.STAGE_COMMANDS:
             run._check_stage(stage)
         return run
@@ -117,7 +122,7 @@ class RunDir:
         names = storage.entries(storage.join(self.path, stage))
         return sorted((n for n in names if _VERSION_NAME.fullmatch(n)), key=_number)
 
-    def _current_name(self, stage: str) -> str | None:
+    def current_name(self, stage: str) -> str | None:
         """What CURRENT says, be it right or wrong; None where the stage was never committed."""
         pointer = storage.join(self.path, stage, schema.CURRENT_FILE)
         if not storage.exists(pointer):
@@ -127,7 +132,7 @@ class RunDir:
 
     def current(self, stage: str) -> Version | None:
         """The version in force, or None where the stage has never been committed."""
-        name = self._current_name(stage)
+        name = self.current_name(stage)
         if name is None:
             return None
         pointer = storage.join(self.path, stage, schema.CURRENT_FILE)
@@ -139,17 +144,46 @@ class RunDir:
         except (OSError, ValueError) as error:
             raise ImgembedError(
                 f"{pointer}: names version {name!r}, whose {schema.MANIFEST_FILE} cannot be read "
-                f"({error}); make the stage anew with: {schema.STAGE_COMMANDS[stage]} --force"
+                f"({error}); make the stage anew with: {schema.STAGE_COMMANDS[stage]} --force, or "
+                f"take an older version with: imgembed runs rollback {stage}"
             ) from error
 
     def version(self, stage: str, name: str) -> Version | None:
-        """A version that was committed once, or None where it is gone."""
+        """A whole version, in force or not; None where it is gone, or its manifest is damaged."""
         path = storage.join(self.path, stage, name)
         manifest = storage.join(path, schema.MANIFEST_FILE)
         if not storage.exists(manifest):
             return None
-        with storage.open_read(manifest) as file:
-            return Version(stage, name, path, json.load(file))
+        try:
+            with storage.open_read(manifest) as file:
+                return Version(stage, name, path, json.load(file))
+        except ValueError:
+            return None
+
+    def whole(self, stage: str) -> list[Version]:
+        """All whole versions of a stage, the oldest first."""
+        found = (self.version(stage, name) for name in self._versions(stage))
+        return [version for version in found if version is not None]
+
+    def with_fingerprint(self, stage: str, mark: str) -> Version | None:
+        """The newest whole version of that fingerprint, if there is one."""
+        found = [v for v in self.whole(stage) if v.manifest.get("fingerprint") == mark]
+        return found[-1] if found else None
+
+    def put_in_force(self, version: Version) -> None:
+        """Names a whole version in CURRENT, at once or not at all."""
+        pointer = storage.join(self.path, version.stage, schema.CURRENT_FILE)
+        with locking.alone_in(self.path):
+            if self.version(version.stage, version.name) is None:
+                raise ImgembedError(f"{version.path}: is gone, or not whole")
+            storage.write_atomic(pointer, f"{version.name}\n".encode())
+
+    def remove(self, version: Version) -> None:
+        """Removes a version; ImgembedError where it is in force."""
+        with locking.alone_in(self.path):
+            if self.current_name(version.stage) == version.name:
+                raise ImgembedError(f"{version.path}: is in force")
+            _remove(version.path)
 
     def is_at(self, path: str) -> bool:
         """Whether this is the run directory at a path."""
@@ -174,8 +208,9 @@ class RunDir:
         ImgembedError where another process is at work in this run directory.
         """
         with locking.alone_in(self.path) as alone:
+            former = self.current_name(stage)
             if alone:
-                self._remove_unfinished(stage)
+                self.remove_unfinished(stage)
             names = self._versions(stage)
             name = f"v{_number(names[-1]) + 1 if names else 1:04d}"
             new = NewVersion(stage, name, storage.join(self.path, stage))
@@ -184,35 +219,44 @@ class RunDir:
                 yield new
             finally:
                 # Asked of the file, since a signal may come right after it was written.
-                if self._current_name(stage) == new.name:
-                    self._remove_old(stage, new.name)
+                if self.current_name(stage) == new.name:
+                    self._remove_old(stage, new.name, former)
                 else:
-                    storage.remove_tree(new.path)
+                    _remove(new.path)
 
-    def _remove_unfinished(self, stage: str) -> None:
-        """Removes what was never committed: no manifest, or later than the version in force."""
-        current = self._current_name(stage)
-        if current is not None and not _VERSION_NAME.fullmatch(current):
-            return  # a damaged pointer: nobody knows which one was in force
+    def _is_whole(self, stage: str, name: str) -> bool:
+        return storage.exists(storage.join(self.path, stage, name, schema.MANIFEST_FILE))
+
+    def remove_unfinished(self, stage: str) -> None:
+        """Removes what was never made whole; only for who holds the lock."""
+        current = self.current_name(stage)
         for name in self._versions(stage):
-            folder = storage.join(self.path, stage, name)
-            later = current is None or _number(name) > _number(current)
-            if later or not storage.exists(storage.join(folder, schema.MANIFEST_FILE)):
-                storage.remove_tree(folder)
+            if name != current and not self._is_whole(stage, name):
+                _remove(storage.join(self.path, stage, name))
 
-    def _remove_old(self, stage: str, current: str) -> None:
-        """Removes what was never made whole, and older versions that nobody keeps."""
-        folders = {name: storage.join(self.path, stage, name) for name in self._versions(stage)}
-        del folders[current]
-        whole = [
-            n for n, f in folders.items() if storage.exists(storage.join(f, schema.MANIFEST_FILE))
-        ]
+    def _remove_old(self, stage: str, current: str, former: str | None) -> None:
+        """Removes what was never made whole, and old versions that nobody keeps.
+
+        The last `keep` stay, and the former version in force with all that came after it: what a
+        rollback stepped back from.
+        """
         version = self.version(stage, current)
-        keeps = version.manifest.get(KEEPS, []) if version else []
-        kept = [*whole[-(KEPT_VERSIONS - 1) :], *keeps]
-        for name, folder in folders.items():
+        kept = {current, *(version.manifest.get(KEEPS, []) if version else [])}
+        whole = [name for name in self._versions(stage) if self._is_whole(stage, name)]
+        first = min(len(whole) - self.keep, whole.index(former) if former in whole else len(whole))
+        kept.update(whole[max(0, first) :])
+        for name in self._versions(stage):
             if name not in kept:
-                storage.remove_tree(folder)
+                _remove(storage.join(self.path, stage, name))
+
+
+def _remove(folder: str) -> None:
+    """Removes a version, its manifest first: what a crash leaves of it does not look whole."""
+    try:
+        storage.remove_file(storage.join(folder, schema.MANIFEST_FILE))
+    except OSError:  # such as a read-only disk: nothing else can go either
+        return
+    storage.remove_tree(folder)
 
 
 def _number(version: str) -> int:

@@ -6,12 +6,33 @@ own section, never the whole file.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def read_bytes(value: object) -> object:
+    """The bytes that a text such as `4GB` or `512 MiB` means; what is no such text as it is."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value) if _is_text(value) else None
+    if found is None or found[2].lower() not in _UNITS:
+        if _is_text(value):
+            raise ValueError(f"wanted bytes such as 4GB or 512MiB, found {value!r}")
+        return value
+    return round(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+Bytes = Annotated[int, BeforeValidator(read_bytes), Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -278,6 +299,11 @@ class RunnerConfig(Section):
     )
     shards: Literal["auto"] | Count = Field(
         "auto", description="parts the data is cut into; the result does not depend on it"
+    )
+    max_memory: Bytes | None = Field(
+        None,
+        description="bytes, such as 4GB, of the process or of each worker's: the graph and the "
+        "examples are cut to fit, by more shards and fewer threads; null: as fast as they go",
     )
     options: list[str] = Field(default_factory=list, description="Beam's own options")
 

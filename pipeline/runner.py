@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 import apache_beam as beam
@@ -153,6 +154,12 @@ def _raise_ours(error: BaseException | None) -> None:
         if found and isinstance(kind, type) and issubclass(kind, ImgembedError):
             raise kind(found[2]) from None
         error = error.__cause__ or error.__context__
+
+
+def counters_of(found: Mapping[str, int], *namespaces: str) -> dict[str, int]:
+    """The counters of some namespaces, by name: what a manifest keeps of a job's."""
+    wanted = tuple(f"{namespace}/" for namespace in namespaces)
+    return {name: found[name] for name in sorted(found) if name.startswith(wanted)}
 
 
 def counters(result: PipelineResult) -> dict[str, int]:

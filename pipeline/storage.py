@@ -213,6 +213,32 @@ def write_atomic(path: str, data: bytes) -> None:
         raise
 
 
+def create(path: str, data: bytes) -> bool:
+    """Writes an object where there is none; whether that condition could be made.
+
+    Cloud Storage knows it, and then leaves another one's object as it is. Others are written over.
+    """
+    if not path.startswith("gs://"):
+        with open_write(path) as file:
+            file.write(data)
+        return False
+    from apache_beam.io.gcp.gcsio import GcsIO, parse_gcs_path
+    from google.api_core.exceptions import PreconditionFailed
+
+    bucket, name = parse_gcs_path(path)
+    with suppress(PreconditionFailed):
+        GcsIO().client.bucket(bucket).blob(name).upload_from_string(data, if_generation_match=0)
+    return True
+
+
+def existing_parent(path: str) -> str:
+    """The nearest folder of a local path, itself among them, that is there."""
+    folder = os.path.abspath(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def make_folder(path: str) -> None:
     """Makes a folder, and those above it, where the file system has folders."""
     if is_local(path):
@@ -222,6 +248,15 @@ def make_folder(path: str) -> None:
 def exists(path: str) -> bool:
     """Whether there is a file or folder of that name."""
     return os.path.exists(path) if is_local(path) else bool(_beam_files().exists(path))
+
+
+def remove_file(path: str) -> None:
+    """Removes a file; nothing happens where there is none."""
+    if is_local(path):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+    elif exists(path):
+        _beam_files().delete([path])
 
 
 def remove_tree(path: str) -> None:

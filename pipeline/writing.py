@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -79,6 +79,23 @@ class WriteParquet(beam.PTransform):
         name = schema.shard_name(self.prefix, index, self.files, "parquet")
         write_parquet(storage.join(self.folder, name), table)
         return table
+
+
+def check_written(folder: str, rows: Mapping[str, int]) -> None:
+    """ImgembedError where the files of a prefix do not hold the rows that were counted.
+
+    rows: {prefix: how many}. Asks the footers of the files alone.
+    """
+    for prefix, counted in rows.items():
+        names = [name for name in storage.entries(folder) if name.startswith(f"{prefix}-")]
+        found = 0
+        for name in names:
+            with storage.open_read(storage.join(folder, name)) as file:
+                found += pq.read_metadata(file).num_rows
+        if found != counted:
+            raise ImgembedError(
+                f"{prefix}: {counted:,} rows were counted and {found:,} written; run it again"
+            )
 
 
 @dataclass

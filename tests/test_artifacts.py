@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,6 @@ def test_a_version_that_was_written_but_not_committed_is_not_read(tmp_path):
     # As a machine leaves it that loses power before CURRENT is written.
     (tmp_path / "graph" / "v0002").mkdir()
     (tmp_path / "graph" / "v0002" / "half.txt").write_text("half")
-    # Or between its manifest and CURRENT.
-    shutil.copytree(tmp_path / "graph" / "v0001", tmp_path / "graph" / "v0003")
     assert run.require("graph").name == "v0001"
     with run.begin("graph") as new:
         assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001", "v0002"]
@@ -59,8 +58,23 @@ def test_a_version_that_was_written_but_not_committed_is_not_read(tmp_path):
     assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0001", "v0002"]
 
 
+def test_a_version_that_a_crash_left_between_its_manifest_and_current_is_whole(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    commit(run, fingerprint="one")
+    shutil.copytree(tmp_path / "graph" / "v0001", tmp_path / "graph" / "v0002")
+    (tmp_path / "graph" / "v0002" / "manifest.json").write_text('{"fingerprint": "two"}')
+    assert run.require("graph").name == "v0001"
+    with pytest.raises(RuntimeError), run.begin("graph"):
+        raise RuntimeError
+    found = run.with_fingerprint("graph", "two")
+    assert found.name == "v0002"
+    run.put_in_force(found)
+    assert run.require("graph").name == "v0002"
+    assert run.with_fingerprint("graph", "three") is None
+
+
 def test_without_a_lock_nothing_of_another_run_is_removed_before_the_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(locking, "_take", lambda folder: None)  # as in a bucket
+    monkeypatch.setattr(locking, "_take", lambda folder: (False, list))  # as in some buckets
     run = RunDir.open(str(tmp_path))
     commit(run)
     (tmp_path / "graph" / "v0002").mkdir()
@@ -89,6 +103,121 @@ def test_old_versions_go_only_after_a_commit_and_the_last_two_stay(tmp_path):
     for _ in range(4):
         commit(run)
     assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0003", "v0004"]
+
+
+def test_more_old_versions_stay_where_the_run_directory_is_to_keep_them(tmp_path):
+    run = RunDir.open(str(tmp_path), keep=3)
+    for _ in range(5):
+        commit(run)
+    assert sorted(os.listdir(tmp_path / "graph")) == ["CURRENT", "v0003", "v0004", "v0005"]
+
+
+def test_what_a_rollback_stepped_back_from_outlives_the_next_commit_and_not_the_one_after(tmp_path):
+    run = RunDir.open(str(tmp_path), keep=3)
+    for _ in range(3):
+        commit(run)
+    run.put_in_force(run.version("graph", "v0001"))
+    run = RunDir.open(str(tmp_path), keep=2)
+    with pytest.raises(RuntimeError), run.begin("graph"):
+        raise RuntimeError
+    assert [v.name for v in run.whole("graph")] == ["v0001", "v0002", "v0003"]
+    assert commit(run).name == "v0004"
+    assert [v.name for v in run.whole("graph")] == ["v0001", "v0002", "v0003", "v0004"]
+    commit(run)
+    assert [v.name for v in run.whole("graph")] == ["v0004", "v0005"]
+
+
+def test_what_is_in_force_is_not_removed_and_what_is_not_whole_not_put_in_force(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    version = commit(run)
+    with pytest.raises(ImgembedError, match="is in force"):
+        run.remove(version)
+    newer = commit(run)
+    Path(version.file("manifest.json")).unlink()
+    with pytest.raises(ImgembedError, match="is gone, or not whole"):
+        run.put_in_force(version)
+    assert run.require("graph") == newer
+
+
+# Killed between any two writes --------------------------------------------------------------------
+
+CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate"}
+PARTS = ("a.txt", "b.txt", "c.txt")
+
+
+def dies_at(number, work):
+    """Whether a process that does some work dies just before its n-th change to the disk."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def count(event, arguments):
+            nonlocal left
+            writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if event in CHANGES or writes:
+                left -= 1
+                if left == 0:
+                    os._exit(9)
+
+        sys.addaudithook(count)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def make(run, *, mark):
+    with run.begin("graph") as new:
+        for name in PARTS:
+            storage.write_atomic(new.file(name), name.encode())
+        new.commit({"fingerprint": mark})
+
+
+def check_whole(run):
+    """Every version that looks whole has all its files, and one of them is in force."""
+    whole = run.whole("graph")
+    for version in whole:
+        assert [Path(version.file(name)).read_text() for name in PARTS] == list(PARTS)
+    assert run.require("graph").name in {version.name for version in whole}
+    return [version.name for version in whole]
+
+
+WORK = {
+    "commit": lambda run: make(run, mark="new"),
+    "rollback": lambda run: run.put_in_force(run.version("graph", "v0001")),
+    "prune": lambda run: run.remove(run.version("graph", "v0001")),
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_killed_before_any_write_nothing_half_is_visible_and_the_next_run_is_as_ever(
+    tmp_path, work
+):
+    deaths = 0
+    for number in range(1, 100):
+        run = RunDir.open(str(tmp_path / str(number)))
+        for mark in ("old", "older"):
+            make(run, mark=mark)
+        assert check_whole(run) == ["v0001", "v0002"]
+        died = dies_at(number, lambda run=run: WORK[work](run))
+        deaths += died
+        in_force = run.require("graph").name
+        check_whole(run)
+        if died:
+            allowed = {"commit": ("v0002", "v0003"), "rollback": ("v0001", "v0002")}
+            assert in_force in allowed.get(work, ("v0002",))
+        make(run, mark="next")  # which takes away what the death has left
+        names = check_whole(run)
+        assert run.require("graph").manifest["fingerprint"] == "next"
+        left = sorted(
+            n for n in os.listdir(tmp_path / str(number) / "graph") if n != "CURRENT.part"
+        )
+        assert left == ["CURRENT", *names]
+        if not died:
+            break
+    assert not died
+    assert deaths >= {"commit": 15, "rollback": 3, "prune": 7}[work]
 
 
 def test_a_missing_stage_names_the_command_that_makes_it(tmp_path):

@@ -5,16 +5,20 @@ import os
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystems import FileSystems
+from google.cloud.storage import Blob
 from small_catalogs import picture
 from small_logs import build, clicks, files, run_command, write_log
 
 from pipeline import storage
 from pipeline.artifacts import RunDir
+from pipeline.errors import ImgembedError
+from pipeline.locking import Holder, alone_in
 
 BUCKET = "gs://bucket"
 
@@ -115,6 +119,69 @@ def test_old_versions_are_removed_from_a_bucket(logs):
     for _ in range(3):
         build(f"{BUCKET}/old", f"{BUCKET}/logs/")
     assert storage.entries(f"{BUCKET}/old/graph") == ["CURRENT", "v0002", "v0003"]
+
+
+def test_one_process_at_a_time_writes_to_a_run_in_a_bucket(logs, capfd):
+    run = f"{BUCKET}/locked"
+    command = ("build-graph", "--run-dir", run, "--quiet", "--sessions", f"{BUCKET}/logs/a.jsonl")
+    there = replace(Holder.me(), host="far", machine="another")
+    put(f"{run}/.lock", there.to_bytes())
+    assert run_command(*command) == 1
+    line = capfd.readouterr().err
+    assert f"run directory '{run}': is in use by process {os.getpid()} on far since " in line
+    assert f"if it is known to have ended, remove {run}/.lock" in line
+    assert storage.entries(run) == [".lock"]
+    # One of this machine that has ended is taken over.
+    put(f"{run}/.lock", replace(Holder.me(), began="1").to_bytes())
+    assert run_command(*command) == 0
+    assert storage.entries(run) == ["graph"]
+
+
+def test_of_two_that_write_a_lock_at_once_one_holds_it(monkeypatch):
+    create, other = storage.create, replace(Holder.me(), pid=1)
+
+    def create_second(path, data):
+        create(path, data)
+        put(path, other.to_bytes())  # as a bucket without conditions lets another one do
+        return True
+
+    monkeypatch.setattr(storage, "create", create_second)
+    with pytest.raises(ImgembedError, match="in use by process 1 on "), alone_in(f"{BUCKET}/two"):
+        pass
+    assert Holder.read(table_bytes(f"{BUCKET}/two/.lock")) == other
+
+
+def test_an_object_is_made_on_the_condition_that_there_is_none(monkeypatch):
+    asked = []
+    upload = Blob.upload_from_string
+
+    def listening(blob, data, **options):
+        asked.append(options)
+        return upload(blob, data, **options)
+
+    monkeypatch.setattr(Blob, "upload_from_string", listening)
+    assert storage.create(f"{BUCKET}/created/a", b"content")
+    assert asked == [{"if_generation_match": 0}]
+    assert table_bytes(f"{BUCKET}/created/a") == b"content"
+
+
+def test_versions_in_a_bucket_are_put_in_force_and_removed(logs, capfd):
+    run = f"{BUCKET}/versions"
+    for top_k in (3, 2, 1):
+        done = run_command(
+            "build-graph", "--run-dir", run, "--quiet", "--sessions", f"{BUCKET}/logs/",
+            "--set", f"graph.top_k={top_k}", "--set", "keep_versions=9",
+        )  # fmt: skip
+        assert done == 0
+    assert run_command("runs", "rollback", "graph", "--run-dir", run) == 0
+    assert RunDir.open(run).require("graph").name == "v0002"
+    assert run_command("runs", "prune", "--keep", "1", "--run-dir", run) == 0
+    assert storage.entries(f"{run}/graph") == ["CURRENT", "v0002"]
+    capfd.readouterr()
+    assert run_command("runs", "list", "--json", "--run-dir", run) == 0
+    listed = json.loads(capfd.readouterr().out)
+    assert [(each["version"], each["in_force"]) for each in listed] == [("v0002", True)]
+    assert listed[0]["bytes"] > 1_000
 
 
 def test_a_catalog_in_a_bucket_gives_the_examples_of_one_on_disk(logs, tmp_path):

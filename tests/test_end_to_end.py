@@ -86,6 +86,23 @@ def test_a_second_demo_makes_nothing_anew(demo):
     assert sorted(os.listdir(models)) == before
 
 
+def test_run_finds_what_the_demo_has_made(demo):
+    folder, _, _ = demo
+    data = Path("imgembed-demo") / "data"
+    command = ["run", "--run-dir", "imgembed-demo/run", "--set", "training.epochs=2"]
+    command += ["--sessions", data / "sessions", "--images", data / "catalog" / "catalog.jsonl"]
+    stdout, stderr = imgembed(*command, "--json", cwd=folder)
+    summary = json.loads(stdout)
+    stages = ["graph", "examples", "model", "embeddings", "evaluation"]
+    assert [(row["stage"], row["done"]) for row in summary["stages"]] == [
+        (stage, "reused") for stage in stages
+    ]
+    assert stderr.splitlines() == [f"✓ {stage} v0001 is up to date" for stage in stages]
+    log = (folder / summary["log"]).read_text()
+    assert "imgembed run --run-dir imgembed-demo/run" in log
+    assert "evaluation   v0001     reused" in log
+
+
 def test_search_answers_by_text_by_picture_and_by_id(demo):
     folder, _, _ = demo
     run = ("--run-dir", "imgembed-demo/run")

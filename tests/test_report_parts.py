@@ -17,7 +17,7 @@ from cli.report.verdict import of_run
 from pipeline import schema
 from pipeline.artifacts import RunDir, Version
 from pipeline.sessions import lengths
-from trainer.evaluate import Queries
+from trainer.evaluation.queries import Queries
 
 pairs_of_images = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=30)
 

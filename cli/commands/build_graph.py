@@ -30,6 +30,7 @@ _BUDGETS = (
 )
 @click.option("--keep-counts", is_flag=True, help="Write all counts, for a later --since.")
 @click.option("--strict", is_flag=True, help="Fail at the first row that cannot be read.")
+@options.max_memory
 @options.job_options
 @options.stage_options
 def build_graph(
@@ -42,6 +43,7 @@ def build_graph(
     force: bool,
     runner: str | None,
     workers: str | None,
+    max_memory: str | None,
     beam_options: tuple[str, ...],
     **common: Any,
 ) -> None:
@@ -63,6 +65,7 @@ def build_graph(
         "graph.keep_counts": keep_counts or None,
         "runner.name": runner,
         "runner.workers": workers,
+        "runner.max_memory": max_memory,
         **dict.fromkeys(_BUDGETS, 0.0 if strict else None),
     }
     with stages("build-graph", flags, beam_options, force=force, **common) as command:

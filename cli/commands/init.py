@@ -6,7 +6,9 @@ import click
 
 
 @click.command("init")
-@click.option("--out", metavar="FILE", default="cfg.yaml", show_default=True)
+@click.option(
+    "--out", metavar="FILE", default="cfg.yaml", show_default=True, help="Where it is written."
+)
 @click.option("--sessions", metavar="PATH", help="Session logs, to be entered in the file.")
 @click.option("--images", metavar="PATH", help="The catalog, to be entered in the file.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from cli.report import charts
-from trainer.evaluate import TRAINED
+from trainer.evaluation.names import TRAINED
 
 METHODS = "methods"
 _VALUE, _LOW, _HIGH = "value", "low", "high"

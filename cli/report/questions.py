@@ -18,10 +18,10 @@ from cli.report.gallery import Gallery
 from cli.report.tables import stream
 from pipeline import schema
 from pipeline.artifacts import Version
-from trainer import evaluation_methods as methods
 from trainer import metrics
-from trainer.evaluate import Queries, image_queries, text_queries
-from trainer.evaluation_inputs import Holdout, Links, rows_in
+from trainer.evaluation import methods
+from trainer.evaluation.inputs import Holdout, Links, rows_in
+from trainer.evaluation.queries import Queries, image_queries, text_queries
 
 MODEL, RAW, CLICKED = "the model", "raw features", "most opened before"
 ANSWERS = 8  # pictures of a row

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cli.report import figures
 from cli.report.runs import Run
 from pipeline import schema
-from trainer.evaluate import IMAGE_TO_IMAGE, RANDOM, TEXT_TO_IMAGE, TRAINED
+from trainer.evaluation.names import IMAGE_TO_IMAGE, RANDOM, TEXT_TO_IMAGE, TRAINED
 
 Kind = Literal["better", "even", "worse", "unknown"]
 WORDS: Mapping[Kind, str] = {

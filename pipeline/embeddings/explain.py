@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline import schema
 from pipeline.artifacts import RunDir, Version
-from pipeline.embeddings.search import exact_scores
+from pipeline.embeddings.scoring import exact_scores
 from pipeline.errors import ImgembedError
 from pipeline.examples import reading
 from pipeline.graph import measures

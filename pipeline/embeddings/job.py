@@ -19,7 +19,12 @@ from pipeline.config import ExportConfig, ImagesConfig
 from pipeline.contents import HASH
 from pipeline.embeddings import augmented, losses
 from pipeline.embeddings import model as models
-from pipeline.embeddings.embed import BATCHES_AT_ONCE, EMBEDDING, EmbedTables
+from pipeline.embeddings.embed import (
+    BATCHES_AT_ONCE,
+    EMBEDDING,
+    METRICS_NAMESPACE,
+    EmbedTables,
+)
 from pipeline.embeddings.files import NAMESPACE, Layout, WriteEmbeddings
 from pipeline.embeddings.takeover import (
     MADE_BY,
@@ -35,7 +40,7 @@ from pipeline.examples.pictures import model_encoding
 from pipeline.examples.prepare import IMAGES, REJECTED, UNCHANGED, PrepareImages
 from pipeline.examples.prepare import NAMESPACE as CATALOG
 from pipeline.reading import ReadTables, read_tables
-from pipeline.writing import WriteRejected, check_rejected, file_count
+from pipeline.writing import WriteRejected, check_rejected, check_written, file_count
 
 WORK_FOLDER = "work"
 QUERY = "query"
@@ -82,7 +87,8 @@ def export_embeddings(
         _write_images(root, found, images, exporter)
     else:
         _write_examples(root, examples, exporter)
-    if graph is not None and models.has_signature(model, schema.TEXT_SIGNATURE):
+    with_queries = graph is not None and models.has_signature(model, schema.TEXT_SIGNATURE)
+    if graph is not None and with_queries:
         _write_queries(root, graph, exporter)
     counts = runner.run(root, work=storage.join(out.path, WORK_FOLDER))
     if examples is not None:
@@ -95,6 +101,10 @@ def export_embeddings(
         key="images.max_rejected_fraction",
     )
     _check_counts(counts, rejected)
+    written = {schema.IMAGE_EMBEDDINGS: _counted(counts, schema.IMAGE_ID.name)}
+    if with_queries:
+        written[schema.QUERY_EMBEDDINGS] = _counted(counts, QUERY)
+    check_written(out.path, written)
     return {
         "dim": model.manifest["dim"],
         "dtype": export.dtype,
@@ -110,6 +120,7 @@ def export_embeddings(
         "taken_over": _taken_over(counts, exporter.takeover),
         "precision": _precision(exporter),
         "rejected": rejected,
+        "counters": runner.counters_of(counts, CATALOG, NAMESPACE, METRICS_NAMESPACE),
         MADE_BY: exporter.made,
     }
 

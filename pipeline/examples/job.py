@@ -40,6 +40,7 @@ def build_examples(
     shards: int | str,
     make_pipeline: Callable[[], beam.Pipeline],
     threads: int = 1,
+    max_memory: int | None = None,
     agreement: Version | None = None,
 ) -> dict[str, Any]:
     """Writes the examples of a version; returns what its manifest says of them.
@@ -48,7 +49,13 @@ def build_examples(
     is cut into, or "auto"; no result depends on it. Nothing is committed here.
     """
     found = find.inspect(images)
-    number = sizes.shard_count(shards, sizes.estimate(found, images, examples))
+    number, threads = sizes.cut(
+        shards,
+        sizes.estimate(found, images, examples),
+        neighbors=examples.neighbors,
+        threads=threads,
+        max_memory=max_memory,
+    )
     job = ExamplesJob(images, examples, graph, out, Places(seed, number), found, threads, agreement)
     transform.forget()
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline import schema
 from pipeline.examples import coverage, transform
 from pipeline.examples.checks import by_split
+from pipeline.examples.prepare import NAMESPACE
 from pipeline.examples.stage import ExamplesJob
 
 
@@ -45,6 +46,7 @@ def summarize(
         "labelled": by_split(counts, "labelled"),
         "rejected": dict(rejected),
         "counts": _counts(job, counts, spec, sum(rejected.values())),
+        "counters": {f"{NAMESPACE}/{name}": counts[name] for name in sorted(counts)},
     }
 
 

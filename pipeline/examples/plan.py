@@ -81,6 +81,7 @@ def plan_examples(
     edges: int | None,
     shards: int | str,
     threads: int,
+    max_memory: int | None = None,
 ) -> Plan:
     """What `job.build_examples` would make of the catalog.
 
@@ -107,7 +108,13 @@ def plan_examples(
     measured = Measured.of(settled, spec, neighbors.mean, images, examples.compression)
     own = measured.records[spec.layout, spec.image_encoding]
     content = measured.content[spec.image_encoding]
-    parts = sizes.shard_count(shards, sizes.estimate(found, images, examples))
+    parts, threads = sizes.cut(
+        shards,
+        sizes.estimate(found, images, examples),
+        neighbors=examples.neighbors,
+        threads=threads,
+        max_memory=max_memory,
+    )
     needs = Needs(total, content + bytes_around(settled), own, neighbors.mean, parts)
     return Plan(
         exact=sample.exact,

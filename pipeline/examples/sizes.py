@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline import schema
+from pipeline import limits, schema
 from pipeline.artifacts import Version
 from pipeline.config import ExamplesConfig, ImagesConfig
 from pipeline.examples.catalog.find import Catalog
 from pipeline.examples.catalog.tasks import TableTask, Task
+from pipeline.examples.costs import COSTS
 from pipeline.reading import read_tables
 
 FILE_BYTES = 200 << 20  # a file's records are at most about that, before compression
@@ -54,6 +55,28 @@ def shard_count(setting: int | str, prepared_bytes: float) -> int:
     if not isinstance(setting, str):
         return setting
     return int(min(_MOST_SHARDS, 1 + prepared_bytes // _SHARD_BYTES))
+
+
+def cut(
+    setting: int | str,
+    prepared_bytes: float,
+    *,
+    neighbors: int,
+    threads: int,
+    max_memory: int | None,
+) -> tuple[int, int]:
+    """(shards, threads) for that many bytes, as they fit into `max_memory` bytes.
+
+    A shard that is given as a number stays; then fewer threads are all that can be done.
+    """
+    shards = shard_count(setting, prepared_bytes)
+    held = limits.Held(
+        COSTS.process + min(COSTS.gathered, prepared_bytes),
+        COSTS.block,
+        COSTS.shard * (1 + neighbors) * prepared_bytes,
+    )
+    wanted, number = limits.fit(held, limit=max_memory, shards=shards, threads=threads)
+    return (wanted if isinstance(setting, str) else shards), number
 
 
 def record_bytes(spec: schema.ExampleSpec, *, content: float, neighbors: float) -> float:

@@ -27,7 +27,7 @@ from pipeline.tables.blocks import Block
 from pipeline.tables.files import TableFile, find_tables
 from pipeline.tables.names import column_names, map_columns
 from pipeline.tables.parts import Part, read_blocks, split_parts
-from pipeline.writing import WriteRejected, check_rejected, file_count
+from pipeline.writing import WriteRejected, check_rejected, check_written, file_count
 
 SRC, DST, WEIGHT = "src", "dst", "weight"
 EDGES, NAMES, REJECTED = "edges", "names", "rejected"
@@ -94,6 +94,7 @@ def build_from_edges(
     )
     listed = {name: counts.get(f"{NAMESPACE}/{name}", 0) for name in _COUNTED}
     _check(listed, rejected, counts, config, graph)
+    check_written(out.path, {schema.EDGES: counts[f"{NAMESPACE}/{edges.EDGES_KEPT}"]})
     content = {
         "inputs": {"files": len(files), "bytes": size, "columns": files[0].columns},
         "counts": {
@@ -109,6 +110,7 @@ def build_from_edges(
         },
         **manifest.hubs(out.path),
         "rejected": rejected,
+        "counters": runner.counters_of(counts, NAMESPACE),
     }
     if graph.edges_tsv:
         output.write_edges_tsv(out.path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline import runner, schema, storage
+from pipeline import limits, runner, schema, storage
 from pipeline.artifacts import NewVersion
 from pipeline.columnar import JoinShards, Keyed
 from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, SessionsConfig
@@ -19,20 +19,36 @@ from pipeline.graph.manifest import check_counts, summarize
 from pipeline.graph.noise import NoisyCounts
 from pipeline.graph.previous import Previous, ReadCounts, decay_counts
 from pipeline.sessions import events, read
-from pipeline.writing import WriteParquet, WriteRejected, check_rejected, file_count
+from pipeline.writing import (
+    WriteParquet,
+    WriteRejected,
+    check_rejected,
+    check_written,
+    file_count,
+)
 
 # Events of a shard: some 100 MB of columns and of pairs.
 _EVENTS_A_SHARD = 1_500_000
+# Bytes that are held, as costs.Costs has them; of an event with the pairs of a session of ten.
+_PROCESS, _BLOCK, _EVENT = 275_000_000, 145_000_000, 500
 
 
-def layout_of(logs: read.Logs, shards: int | str, threads: int) -> counting.Layout:
-    """Into how many parts the work is cut: by size, or as `runner.shards` says."""
+def layout_of(
+    logs: read.Logs, shards: int | str, threads: int, max_memory: int | None = None
+) -> counting.Layout:
+    """Into how many parts the work is cut: by size, or as `runner.shards` says.
+
+    max_memory: bytes that it is cut to fit into, by more shards unless their number is given, and
+    by fewer threads.
+    """
     files = file_count(logs.bytes)
-    if isinstance(shards, str):
-        size = sum(map(read.estimate_events, logs.files))
-        shards = max(1, -(-size // _EVENTS_A_SHARD))
-        if size > _EVENTS_A_SHARD // 4:
-            shards = max(shards, 2 * threads)
+    size = sum(map(read.estimate_events, logs.files))
+    number = shards if isinstance(shards, int) else max(1, -(-size // _EVENTS_A_SHARD))
+    if isinstance(shards, str) and size > _EVENTS_A_SHARD // 4:
+        number = max(number, 2 * threads)
+    held = limits.Held(_PROCESS, min(_BLOCK, size * _EVENT), size * _EVENT)
+    cut, threads = limits.fit(held, limit=max_memory, shards=number, threads=threads)
+    shards = cut if isinstance(shards, str) else shards
     # A file holds whole shards.
     return counting.Layout(shards=-(-shards // files) * files, files=files, threads=threads)
 
@@ -46,6 +62,7 @@ def build_graph(
     seed: int,
     shards: int | str,
     threads: int = 1,
+    max_memory: int | None = None,
     out: NewVersion,
     make_pipeline: Callable[[], beam.Pipeline],
     logs: read.Logs | None = None,
@@ -61,7 +78,7 @@ def build_graph(
         sessions, holdout, graph, privacy, seed, previous.newest if previous else None
     )
     check_settings(logs, settings)
-    layout = layout_of(logs, shards, threads)
+    layout = layout_of(logs, shards, threads, max_memory)
     noise = None
     if privacy.epsilon is not None:
         noise = NoisyCounts.calibrated(privacy, secrets.token_bytes(32), queries=logs.has_queries)
@@ -75,6 +92,7 @@ def build_graph(
         key="sessions.max_rejected_fraction",
     )
     check_counts(counts, rejected, sessions, graph)
+    check_written(out.path, {schema.EDGES: counts[f"{counting.NAMESPACE}/{edges.EDGES_KEPT}"]})
     content = {
         "inputs": {
             "files": len(logs.files),
@@ -84,6 +102,7 @@ def build_graph(
         },
         **summarize(counts, out.path, settings, previous, noise),
         "rejected": rejected,
+        "counters": runner.counters_of(counts, read.NAMESPACE, counting.NAMESPACE),
     }
     _write_rest(logs, previous, graph, out)
     storage.remove_tree(storage.join(out.path, output.WORK_FOLDER))

@@ -169,11 +169,12 @@ def plan_graph(
     settings: counting.Counting,
     shards: int | str,
     threads: int,
+    max_memory: int | None = None,
     max_rows: int = MAX_ROWS,
 ) -> Plan:
     """What `job.build_graph` would make of the logs; reads about `max_rows` of their rows."""
     check_settings(logs, settings)
-    layout = layout_of(logs, shards, threads)
+    layout = layout_of(logs, shards, threads, max_memory)
     reading = read.Reading(
         user_key=b"plan",  # nothing of what is read here is written
         seed=settings.seed,
@@ -199,7 +200,7 @@ def plan_graph(
         disk_bytes=costs.disk_bytes(counts=counts, growth=growth, layout=layout, sample=sample),
         shards=layout.shards,
         files=layout.files,
-        threads=threads,
+        threads=layout.threads,
         notes=_notes(sample, settings),
     )
 
