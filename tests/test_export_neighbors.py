@@ -50,6 +50,13 @@ def save_catalog(folder: Path, form: Form) -> ImagesConfig:
     return ImagesConfig(path=str(folder), image_size=tiny_examples.SIDE)
 
 
+def reject_one(examples: Version) -> None:
+    """The examples' own reading of the catalog has rejected a row."""
+    path = Path(rejected_file(examples.path))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"file": "x.png", "row": 1, "reason": "broken", "content": "x"}\n')
+
+
 class Run:
     """A catalog, its examples, and an untrained model with a graph network, in memory and saved."""
 
@@ -64,6 +71,7 @@ class Run:
             config={"images": self.images.model_dump()},
             **{INPUTS: self.marks},
         )
+        reject_one(self.examples)
         self.files = ExampleFiles.open(self.examples)
         transform = self.files.transform()
         config = ModelConfig(dim=DIM, size="tiny", graph_network=network)
@@ -131,15 +139,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(tmp_path_factory.mktemp("pictures"), FORMS["pictures"])
 
 
-def reject_one(run: Run) -> None:
-    """The examples' own reading of the catalog has rejected a row."""
-    path = Path(rejected_file(run.examples.path))
-    path.parent.mkdir(exist_ok=True)
-    path.write_text('{"file": "x.png", "row": 1, "reason": "broken", "content": "x"}\n')
-
-
 def test_images_are_embedded_with_their_neighbours(run: Run, tmp_path: Path) -> None:
-    reject_one(run)
     chosen, note = run.choose()
     assert (chosen, note) == (run.examples, None)
     version = export(tmp_path / "e", images=run.images, model=run.model, examples=chosen)

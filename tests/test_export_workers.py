@@ -67,7 +67,7 @@ def pool() -> Iterator[str]:
         "CUDA_VISIBLE_DEVICES": "",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", POOL, f"--service_port={port}", "--container_executable=/bin/false"],
+        [sys.executable, "-m", POOL, f"--service_port={port}"],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

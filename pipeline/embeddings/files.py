@@ -20,14 +20,14 @@ from apache_beam.metrics.metric import Metrics
 from numpy.lib import format as npy
 
 from pipeline import precision, schema, storage
-from pipeline.columnar import Joined, JoinShards, Keyed, Tables
-from pipeline.embeddings.embed import EMBEDDING
+from pipeline.columnar import EveryShard, Joined, JoinShards, Keyed
+from pipeline.embeddings.embed import EMBEDDING, MODEL_VERSION
 from pipeline.examples.prepare import check_unique
 from pipeline.examples.wire import encode_examples
 from pipeline.tables.framing import frame_records
 
 NAMESPACE = "embeddings"
-ROWS = "rows"
+EMPTY = "empty"
 _BYTES_AT_ONCE = 32 << 20  # of vectors
 _MOST_ROWS = 131_072  # at once: a row group
 _LEAST_ROWS = 1_024
@@ -59,19 +59,19 @@ class Layout:
 class WriteEmbeddings(beam.PTransform):
     """Writes vectors in all formats that are wanted. Counters: the rows, by the name of the key.
 
-    Input: (file number, pa.Table of `layout.table_schema`, where images are with `file` and `row`).
-    Output: int, the rows of each file. ImgembedError where an image id is there twice. A file
-    without rows is written too: a missing one would look like a loss.
+    Input: {where they come from: (file number, pa.Table of `layout.table_schema`, where images are
+    with `file` and `row`)}; apart, since the embedded runner would hold in memory what it flattens
+    before it is spilled. Output: int, the rows of each file. ImgembedError where an image id is
+    there twice. A file without rows is written too: a missing one would look like a loss.
     """
 
     layout: Layout
 
-    def expand(self, keyed: beam.PCollection[Keyed]) -> beam.PCollection[int]:
-        empty = [(i, self.layout.table_schema.empty_table()) for i in range(self.layout.files)]
-        nothing = keyed.pipeline | "NoRows" >> beam.Create(empty).with_output_types(Keyed)
-        together = (keyed, nothing) | "WithEmptyFiles" >> beam.Flatten()
+    def expand(self, keyed: Mapping[str, beam.PCollection[Keyed]]) -> beam.PCollection[int]:
+        root = next(iter(keyed.values())).pipeline
+        empty = root | "NoRows" >> EveryShard(self.layout.files)
         return (
-            {ROWS: together}
+            {**keyed, EMPTY: empty}
             | "GatherFiles" >> JoinShards()
             | "WriteFiles" >> beam.Map(write_file, self.layout).with_output_types(int)
         )
@@ -80,7 +80,8 @@ class WriteEmbeddings(beam.PTransform):
 def write_file(element: Joined, layout: Layout) -> int:
     """Writes a file, in each format that is wanted; returns how many rows it has."""
     index, joined = element
-    parts = _Parts(joined[ROWS], layout)
+    tables = [table for of in joined.values() for table in of]
+    parts = _Parts([table for table in tables if table.num_rows], layout)
     with ExitStack() as stack:
         writers = [stack.enter_context(w) for w in _writers(layout, index, parts.rows)]
         for table in parts.tables():
@@ -93,45 +94,50 @@ def write_file(element: Joined, layout: Layout) -> int:
 class _Parts:
     """The tables of a file as one that ascends by its key, handed out so many rows at a time.
 
-    Tables that lie in files of the job are mapped into memory: of the vectors nothing but what is
-    handed out is copied.
+    Tables that lie in files of the job are mapped into memory: of the vectors, and of all else but
+    keys and hashes, nothing but what is handed out is copied.
     """
 
-    def __init__(self, tables: Tables, layout: Layout) -> None:
-        self._schema = layout.table_schema
-        parts = [table for table in tables if table.num_rows]
-        if parts and PLACE[0] in parts[0].column_names:
-            check_unique(_columns(parts, [layout.key, *PLACE]))
-        self._other = [name for name in self._schema.names if name != EMBEDDING]
-        columns = _columns(parts, self._other) if parts else self._empty()
-        order = pc.sort_indices(columns[layout.key])
-        self._columns = columns.take(order)
+    def __init__(self, parts: Sequence[pa.Table], layout: Layout) -> None:
+        self._parts, self._schema, self._key = parts, layout.table_schema, layout.key
+        # The model is the same in all rows.
+        self._kept = [n for n in self._schema.names if n not in (EMBEDDING, MODEL_VERSION)]
+        empty = self._schema.empty_table().select(self._kept)
+        self._columns = _columns(parts, self._kept) if parts else empty
+        self._order = pc.sort_indices(self._columns[layout.key])
         self._vectors = [precision.from_column(part[EMBEDDING]) for part in parts]
-        bounds = np.cumsum([0, *map(len, self._vectors)])
-        rows = order.to_numpy().astype(np.int64)
-        self._part = np.searchsorted(bounds, rows, side="right") - 1
-        self._row = rows - bounds[self._part]
-
-    def _empty(self) -> pa.Table:
-        return self._schema.empty_table().select(self._other)
+        self._bounds = np.cumsum([0, *map(len, self._vectors)])
 
     @property
     def rows(self) -> int:
         return self._columns.num_rows
 
     def tables(self) -> Iterator[pa.Table]:
-        """All rows, in tables that fit into memory."""
+        """All rows, in tables that fit into memory; ImgembedError where an image is there twice."""
         embedding = self._schema.field(EMBEDDING).type
         size = embedding.list_size * embedding.value_type.bit_width // 8
         step = min(_MOST_ROWS, max(_LEAST_ROWS, _BYTES_AT_ONCE // size))
+        last = None
         for start in range(0, self.rows, step):
-            vectors = self._gather(slice(start, start + step))
-            columns = self._columns.slice(start, step)
-            table = columns.append_column(EMBEDDING, precision.to_column(vectors))
+            order = self._order.slice(start, step)
+            columns = self._columns.take(order).combine_chunks()
+            last = self._check_ascending(last, columns[self._key])
+            vectors = self._gather(order.to_numpy().astype(np.int64))
+            version = self._parts[0][MODEL_VERSION][0]
+            table = columns.append_column(EMBEDDING, precision.to_column(vectors)).append_column(
+                MODEL_VERSION, pa.repeat(version, len(vectors))
+            )
             yield table.select(self._schema.names).cast(self._schema)
 
-    def _gather(self, rows: slice) -> np.ndarray:
-        part, row = self._part[rows], self._row[rows]
+    def _check_ascending(self, last: pa.Scalar | None, keys: pa.ChunkedArray) -> pa.Scalar:
+        """The last of the keys, of which none may be there twice. last: of those before."""
+        if keys[0] == last or pc.any(pc.equal(keys[1:], keys[:-1])).as_py():
+            check_unique(_columns(self._parts, [self._key, *PLACE]))
+        return keys[-1]
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        part = np.searchsorted(self._bounds, rows, side="right") - 1
+        row = rows - self._bounds[part]
         first = self._vectors[int(part[0])]
         found = np.empty((len(part), first.shape[1]), first.dtype)
         order = np.argsort(part, kind="stable")

@@ -27,7 +27,9 @@ from pipeline.embeddings.embed import (
 )
 from pipeline.embeddings.files import NAMESPACE, Layout, WriteEmbeddings
 from pipeline.embeddings.takeover import (
+    BEFORE,
     MADE_BY,
+    NEW,
     TAKEN_OVER,
     TakeOver,
     Takeover,
@@ -308,12 +310,12 @@ def _write_images(
         | "KeepContent" >> beam.Map(keep_content, content=content).with_output_types(pa.Table)
         | "EmbedImages" >> exporter.embed(signature, content)
     )
+    vectors = {NEW: embedded}
     if exporter.takeover.version is not None:
-        taken = prepared[UNCHANGED] | "TakeOver" >> TakeOver(
+        vectors[BEFORE] = prepared[UNCHANGED] | "TakeOver" >> TakeOver(
             exporter.takeover.image_files, exporter.shards, exporter.model_version
         )
-        embedded = (embedded, taken) | "WithTakenOver" >> beam.Flatten()
-    embedded | "StoreImages" >> StoreVectors(exporter, exporter.images)
+    vectors | "StoreImages" >> StoreVectors(exporter, exporter.images)
     _ = prepared[REJECTED] | "WriteRejected" >> WriteRejected(exporter.images.folder)
 
 
@@ -329,32 +331,34 @@ def _write_examples(root: beam.Pipeline, examples: Version, exporter: Exporter) 
         | "ReadExamples" >> augmented.ReadExamples(examples, exporter.rows_at_once)
         | "EmbedExamples" >> exporter.embed(schema.EXAMPLE_SIGNATURE, augmented.CONTENT)
     )
-    embedded | "StoreImages" >> StoreVectors(exporter, exporter.images)
+    {NEW: embedded} | "StoreImages" >> StoreVectors(exporter, exporter.images)
 
 
 @dataclass
 class StoreVectors(beam.PTransform):
     """Writes vectors, rounded as they are stored, and a sample of them as they are.
 
-    Input: pa.Table with a key, `embedding` and whatever else the files have. Output: rows, int, of
-    each file.
+    Input: {where they come from: pa.Table with a key, `embedding` and whatever else the files
+    have}. Output: rows, int, of each file.
     """
 
     exporter: Exporter
     layout: Layout
 
-    def expand(self, embedded: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
+    def expand(self, vectors: Mapping[str, beam.PCollection[pa.Table]]) -> beam.PCollection[int]:
         exporter, layout = self.exporter, self.layout
         if exporter.dtype != "float32":
-            embedded | "DrawSample" >> losses.DrawSample(exporter.sample(layout))
-            embedded = embedded | "Round" >> beam.Map(
-                round_vectors, exporter.dtype
-            ).with_output_types(pa.Table)
-        return (
-            embedded
-            | "SplitByFile" >> SplitByColumn(layout.key, layout.files)
-            | "Write" >> WriteEmbeddings(layout)
-        )
+            vectors | "DrawSample" >> losses.DrawSample(exporter.sample(layout))
+        keyed = {}
+        for source, tables in vectors.items():
+            if exporter.dtype != "float32":
+                tables = tables | f"Round_{source}" >> beam.Map(
+                    round_vectors, exporter.dtype
+                ).with_output_types(pa.Table)
+            keyed[source] = tables | f"SplitByFile_{source}" >> SplitByColumn(
+                layout.key, layout.files
+            )
+        return keyed | "Write" >> WriteEmbeddings(layout)
 
 
 def round_vectors(table: pa.Table, dtype: schema.Precision) -> pa.Table:
@@ -384,8 +388,8 @@ def _write_queries(root: beam.Pipeline, graph: Version, exporter: Exporter) -> N
         | "SpreadQueries" >> beam.Reshuffle()
         | "EmbedQueries" >> exporter.embed(schema.TEXT_SIGNATURE, TEXT)
     )
-    embedded = (embedded, distinct[UNCHANGED]) | "WithQueriesTakenOver" >> beam.Flatten()
-    embedded | "StoreQueries" >> StoreVectors(exporter, exporter.queries)
+    vectors = {NEW: embedded, BEFORE: distinct[UNCHANGED]}
+    vectors | "StoreQueries" >> StoreVectors(exporter, exporter.queries)
 
 
 def distinct_queries(

@@ -7,7 +7,7 @@ so that the next export can measure those of its vectors that it takes over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,22 +60,31 @@ def draws(table: pa.Table, key: str) -> np.ndarray:
 class DrawSample(beam.PTransform):
     """Writes the vectors of the lowest draws, if there are any.
 
-    Input: pa.Table; those whose `embedding` is not in float32 count for nothing. Output: None.
+    Input: {where they come from: pa.Table}; those whose `embedding` is not in float32 count for
+    nothing. Output: None.
     """
 
     sample: SampleOf
 
-    def expand(self, embedded: beam.PCollection[pa.Table]) -> beam.PCollection[None]:
+    def expand(self, vectors: Mapping[str, beam.PCollection[pa.Table]]) -> beam.PCollection[None]:
         lowest_rows = _Lowest(self.sample.key, MOST_ROWS)
+        parts = [
+            tables | f"Lowest_{source}" >> beam.CombineGlobally(lowest_rows).without_defaults()
+            for source, tables in vectors.items()
+        ]
         return (
-            embedded
-            | "Lowest" >> beam.CombineGlobally(lowest_rows).without_defaults()
+            parts
+            | "Together" >> beam.Flatten()
+            | "LowestOfAll" >> beam.CombineGlobally(lowest_rows).without_defaults()
             | "WriteSample" >> beam.Map(write_sample, self.sample.path)
         )
 
 
 class _Lowest(beam.CombineFn):
-    """The rows of the lowest draws, [draw, embedding], in ascending order."""
+    """The rows of the lowest draws, [draw, embedding], in ascending order.
+
+    Of embedded tables, or of what was found of some of them.
+    """
 
     def __init__(self, key: str, rows: int) -> None:
         self._key, self._rows = key, rows
@@ -83,7 +92,11 @@ class _Lowest(beam.CombineFn):
     def create_accumulator(self) -> list[pa.Table]:
         return []
 
-    def add_input(self, held: list[pa.Table], table: pa.Table) -> list[pa.Table]:
+    def add_input(self, held: list[pa.Table], table: pa.Table | None) -> list[pa.Table]:
+        if table is None:
+            return held
+        if DRAW in table.column_names:
+            return self._kept([*held, table])
         if table.schema.field(EMBEDDING).type.value_type != pa.float32():
             return held
         drawn = pa.array(draws(table, self._key))
