@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.py requirements.lock
+JOBS ?= auto
 
 .PHONY: demo test test-engines lint types docs lock wheel clean
 
@@ -11,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/imgembed demo
 
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest -m "not engine"
+	$(BIN)/python -m pytest -m "not engine" -n $(JOBS) --dist loadfile
 
 # Engines that are programs of their own, fetched once into a folder of the user's; those that are
 # not to be had are skipped, and the tests say which and why.

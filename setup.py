@@ -60,6 +60,8 @@ TEST = [
     "hypothesis>=6.100,<7",
     "mypy>=1.13,<3",
     "pytest>=8,<10",
+    # The tests of a file on one of two cores.
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.11,<1",
     "types-PyYAML",
     # Cloud Storage on this machine, for logs and runs in a bucket.
