@@ -70,7 +70,7 @@ def _sorted_hashes(files: tuple[str, ...]) -> np.ndarray:
     """[known, 2] uint64, by the first half."""
     parts = [np.zeros((0, 2), "<u8")]
     for path in files:
-        with storage.open_read(path) as source:
+        with storage.open_arrow(path) as source:
             column = pq.read_table(source, columns=[HASH.name])[HASH.name]
         for chunk in column.drop_null().chunks:
             data = np.frombuffer(chunk.buffers()[1] or b"", "<u8")[2 * chunk.offset :]

@@ -16,7 +16,7 @@ _TABLE_ROWS = 1 << 18
 
 def read_row_groups(path: str) -> Iterator[pa.Table]:
     """The row groups of a file."""
-    with storage.open_read(path) as source:
+    with storage.open_arrow(path) as source:
         file = pq.ParquetFile(source)
         for index in range(file.num_row_groups):
             yield file.read_row_group(index)
@@ -24,7 +24,7 @@ def read_row_groups(path: str) -> Iterator[pa.Table]:
 
 def read_tables(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Columns of a file, a table for every so many rows: what is held does not depend on it."""
-    with storage.open_read(path) as source:
+    with storage.open_arrow(path) as source:
         batches = pq.ParquetFile(source).iter_batches(_TABLE_ROWS, columns=list(columns))
         yield from (pa.Table.from_batches([batch]) for batch in batches)
 

@@ -22,7 +22,7 @@ def read_shards(
     """
     tables = [wanted.empty_table()]
     for path in version.shards(prefix):
-        with storage.open_read(path) as file:
+        with storage.open_arrow(path) as file:
             table = pq.read_table(file, columns=wanted.names, filters=rows)
         tables.append(table.cast(wanted))
     return pa.concat_tables(tables).combine_chunks()

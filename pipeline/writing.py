@@ -90,7 +90,7 @@ def check_written(folder: str, rows: Mapping[str, int]) -> None:
         names = [name for name in storage.entries(folder) if name.startswith(f"{prefix}-")]
         found = 0
         for name in names:
-            with storage.open_read(storage.join(folder, name)) as file:
+            with storage.open_arrow(storage.join(folder, name)) as file:
                 found += pq.read_metadata(file).num_rows
         if found != counted:
             raise ImgembedError(

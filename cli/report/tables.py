@@ -19,6 +19,6 @@ _ROWS = 1 << 20
 def stream(version: Version, prefix: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Columns of all files `<prefix>-…` of a version, in order, so many rows at a time."""
     for path in version.shards(prefix):
-        with storage.open_read(path) as source:
+        with storage.open_arrow(path) as source:
             for batch in pq.ParquetFile(source).iter_batches(_ROWS, columns=list(columns)):
                 yield pa.Table.from_batches([batch])

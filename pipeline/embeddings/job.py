@@ -421,7 +421,7 @@ def _queries_of(files: Sequence[str]) -> pa.Array:
     """The queries of some files, sorted."""
     columns = []
     for path in files:
-        with storage.open_read(path) as source:
+        with storage.open_arrow(path) as source:
             columns.append(pq.read_table(source, columns=[QUERY]))
     queries = concatenate(columns)[QUERY].combine_chunks()
     return queries.take(pc.sort_indices(queries))

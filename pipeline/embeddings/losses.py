@@ -165,7 +165,7 @@ def _sample_path(version: Version, prefix: str) -> str:
 def _read(path: str) -> pa.Table | None:
     if not storage.exists(path):
         return None
-    with storage.open_read(path) as file:
+    with storage.open_arrow(path) as file:
         table = pq.read_table(file)
     return table if table.num_rows else None
 

@@ -107,7 +107,7 @@ class Takeover:
 def _check_readable(path: str) -> None:
     """ImgembedError, with the way out, where a file is damaged: said before the work begins."""
     try:
-        with storage.open_read(path) as source:
+        with storage.open_arrow(path) as source:
             pq.read_metadata(source)
     except (OSError, pa.ArrowException) as error:
         raise ImgembedError(

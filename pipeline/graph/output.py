@@ -119,7 +119,7 @@ class NumberHoldout(beam.PTransform):
 
 
 def _last_session(path: str) -> int:
-    with storage.open_read(path) as source:
+    with storage.open_arrow(path) as source:
         sessions = pq.read_table(source, columns=["session"])["session"]
     return pc.max(sessions).as_py() if len(sessions) else -1
 

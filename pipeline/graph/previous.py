@@ -84,7 +84,7 @@ class Previous:
         """ImgembedError where a log has been counted already."""
         counted = set()
         for path in self.files(schema.COUNTED_INPUTS):
-            with storage.open_read(path) as file:
+            with storage.open_arrow(path) as file:
                 for row in pq.read_table(file).to_pylist():
                     counted.add((row["path"], row["size"], row["modified"]))
         for info in inputs:

@@ -92,7 +92,7 @@ def _open(
         raise ImgembedError(
             f"{file.path}: a Parquet file within {file.compression} cannot be read; unpack it"
         )
-    with reading(file.path, file.format), _open_source(file.path) as source:
+    with reading(file.path, file.format), storage.open_arrow(file.path) as source:
         streamed = streamed and storage.is_local(file.path)
         yield pq.ParquetFile(
             source,
@@ -101,12 +101,6 @@ def _open(
             pre_buffer=not streamed,
             buffer_size=_STREAM_BYTES if streamed else 0,
         )
-
-
-def _open_source(path: str) -> pa.NativeFile:
-    if storage.is_local(path):
-        return pa.OSFile(path)  # read without Python's lock
-    return pa.PythonFile(storage.open_read(path), mode="r")
 
 
 def _check_types(file: TableFile, schema: pa.Schema, wanted: Wanted) -> None:
