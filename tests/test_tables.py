@@ -759,7 +759,7 @@ def test_a_file_without_a_known_extension_is_known_by_its_first_bytes(tmp_path, 
         b"\x89PNG\r\n\x1a\n\x00\x00,\x00\t",
         "image_id,query\n".encode("utf-16"),
         b"[1, 2]\n",
-        gzip.compress(b"\x00\x01\x02"),
+        gzip.compress(b"\x00\x01\x02", mtime=0),
     ],
 )
 def test_what_cannot_be_recognized_is_one_clear_error(tmp_path, content):
