@@ -136,7 +136,9 @@ def _embeddings(version: Version) -> str:
 
 
 def _taken_over(found: Mapping[str, Any]) -> list[str]:
-    """How much was embedded anew, where something was not."""
+    """How much was embedded anew, where something was not, or why all was."""
+    if found.get("why_nothing"):
+        return [f"all were embedded anew: {found['why_nothing']}"]
     if not found.get("from"):
         return []
     return [

@@ -206,5 +206,7 @@ def test_fewer_bits_are_told_with_what_they_cost(folder: Path, tmp_path: Path) -
     assert pq.read_table(version.shards("images")[0]).schema.field("embedding").type.list_size == 8
     found = json.loads(imgembed("search", "--image-id", "img-3", "--json", cwd=tmp_path)[0])
     assert len(found) == 10
+    said, _ = imgembed("export", "--images", folder / "catalog", cwd=tmp_path)
+    assert "all were embedded anew: the version before is in int8" in said
     wrong = one_line("export", "--set", "export.dtype=int4", cwd=tmp_path, code=2)
     assert "export.dtype: wanted 'float32', 'float16' or 'int8', found 'int4'" in wrong

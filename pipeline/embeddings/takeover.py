@@ -58,7 +58,7 @@ def made_by(
 class Takeover:
     """What an export takes over.
 
-    version: the earlier export; None where nothing of it holds, and then `why`.
+    version: the earlier export; None where there is none, or nothing of it holds, and then `why`.
     """
 
     version: Version | None
@@ -70,7 +70,7 @@ class Takeover:
     ) -> Takeover:
         """What of a version can be taken over by an export that is made so."""
         if version is None:
-            return cls(None, "there is no earlier version, or --force was given")
+            return cls(None, None)
         before = version.manifest.get(MADE_BY)
         if before is None:
             return cls(None, "an earlier imgembed made the version before")
