@@ -120,3 +120,14 @@ def test_no_function_is_pickled_by_its_code():
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("beam."):
                 given = [*node.args, *(keyword.value for keyword in node.keywords)]
                 assert not any(isinstance(value, ast.Lambda) for value in given), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_a_benchmark_of_a_claim_measures_it_when_it_is_called(path):
+    tree = ast.parse(path.read_text())
+    if not (ast.get_docstring(tree) or "").startswith("Claim:"):
+        return  # what benchmarks share
+    last = tree.body[-1]
+    assert isinstance(last, ast.If), f"{path}: does nothing when it is called"
+    assert ast.unparse(last.test) == "__name__ == '__main__'"
+    assert f"benchmarks/{path.name}" in (ROOT / "benchmarks" / "README.md").read_text()
