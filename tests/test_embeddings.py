@@ -171,7 +171,7 @@ def test_features_are_embedded_as_the_catalog_has_them(tmp_path: Path) -> None:
     images = save_features(tmp_path / "catalog.jsonl", 4, ["b", "a", "c"])
     version = export(tmp_path / "embeddings", images=images, model=model)
     index = SearchIndex.open(version)
-    assert index.ids == ["a", "b", "c"]
+    assert list(index.ids) == ["a", "b", "c"]
     assert version.manifest["rejected"] == {}
     raw = np.random.default_rng(1).normal(size=(3, 4))[0]
     matrix = models.load_saved_model(model.file(schema.SAVED_MODEL_FOLDER)).of_features.numpy()
@@ -256,7 +256,7 @@ def test_a_picture_that_takes_too_long_costs_one_row(model: Version, tmp_path: P
     images = ImagesConfig(path=str(folder), max_seconds=0.5, max_rejected_fraction=0.3)
     version = export(tmp_path / "embeddings", images=images, model=model)
     assert version.manifest["rejected"] == {TOO_SLOW: 1}
-    assert SearchIndex.open(version).ids == ["00", "01", "02"]
+    assert list(SearchIndex.open(version).ids) == ["00", "01", "02"]
 
 
 def test_a_catalog_of_another_kind_than_the_model_is_refused(
