@@ -15,6 +15,7 @@ _GIVES = {
     schema.EXAMPLES: "pictures with their neighbours, to train on",
     schema.MODEL: "the embedding, learned",
     schema.EMBEDDINGS: "a vector for every image of the catalog",
+    schema.INDEX: "what a search opens",
     schema.EVALUATION: "how good the vectors are, on held-out sessions",
     schema.AGREEMENT: "how far to trust each edge",
 }
