@@ -53,7 +53,7 @@ def test_what_fails_is_an_exit_code_and_says_what_to_do(doctor, tmp_path, capfd)
     code, findings = doctor("--runner", "dataflow")
     assert code == 1
     assert findings["trial"]["state"] == FAILED
-    assert "Missing required option: project" in findings["trial"]["found"]
+    assert "--project is missing" in findings["trial"]["found"]
     assert "Beam's options after `--`" in findings["trial"]["advice"]
     assert all(finding["advice"] for finding in findings.values() if finding["state"] != OK)
     assert run_command("doctor", "--runner", "dataflow", "--run-dir", tmp_path / "run") == 1

@@ -82,7 +82,7 @@ def test_a_second_demo_makes_nothing_anew(demo):
     _, stderr = imgembed(
         "demo", "--images", 240, "--sessions", 2000, "--set", "training.epochs=2", cwd=folder
     )
-    assert stderr.count("is up to date") == 6
+    assert stderr.count("is up to date") == 7
     assert sorted(os.listdir(models)) == before
 
 
@@ -93,7 +93,7 @@ def test_run_finds_what_the_demo_has_made(demo):
     command += ["--sessions", data / "sessions", "--images", data / "catalog" / "catalog.jsonl"]
     stdout, stderr = imgembed(*command, "--json", cwd=folder)
     summary = json.loads(stdout)
-    stages = ["graph", "examples", "model", "embeddings", "evaluation"]
+    stages = ["graph", "examples", "model", "embeddings", "index", "evaluation", "report"]
     assert [(row["stage"], row["done"]) for row in summary["stages"]] == [
         (stage, "reused") for stage in stages
     ]

@@ -3,29 +3,32 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cli import measuring
 from cli.measuring import Watch
 
+ROOT = Path(__file__).parent.parent
 LARGE, SMALL = 300 << 20, 40 << 20  # bytes
+TWO_STAGES = f"""
+import numpy as np
+from cli.measuring import Watch
+for size in ({LARGE}, {SMALL}):
+    with Watch() as watch:
+        assert np.ones(size, np.uint8).sum() == size
+        print(watch.so_far().peak_memory)
+"""
 CHILD = "import time; held = b'x' * (200 << 20); time.sleep(1.5)"
 
 
-def touch(size):
-    """Holds so many bytes, and lets them go."""
-    assert np.ones(size, np.uint8).sum() == size
-
-
 def test_the_peak_of_a_stage_is_its_own_and_not_that_of_an_earlier_one():
-    with Watch() as first:
-        touch(LARGE)
-        large = first.so_far().peak_memory
-    with Watch() as second:
-        touch(SMALL)
-        small = second.so_far().peak_memory
+    # In a process of its own: in this one, earlier tests have left memory that can be used again.
+    ended = subprocess.run(
+        [sys.executable, "-c", TWO_STAGES], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    large, small = map(int, ended.stdout.split())
     assert large > LARGE
     assert LARGE - 2 * SMALL < large - small < LARGE
 
