@@ -199,7 +199,7 @@ def test_what_is_wrong_is_one_line(demo, tmp_path):
     )
     assert "nothing to search for" in one_line("search", cwd=tmp_path, code=2)
     assert "No such command 'tarin'" in one_line("tarin", cwd=tmp_path, code=2)
-    assert "Missing required option: project" in one_line(
+    assert "wanted one in a bucket" in one_line(
         "build-graph", "--sessions", sessions, "--runner", "dataflow", cwd=tmp_path, code=2
     )
     assert "'dask' drops outputs" in one_line(
