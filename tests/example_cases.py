@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from plain_examples import Example, Reference, training_labels
 from small_catalogs import World, build, examples_of, features_world, pictures_world
 
-from pipeline import schema
+from pipeline import progress, schema
 from pipeline.artifacts import Version
 from pipeline.config import SplitConfig
 from pipeline.examples.reading import spec_of
@@ -55,10 +55,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # {name: (world, op
 class Made(NamedTuple):
     """A run of the stage, what it was made of, what it holds and what it must hold.
 
-    splits: {split: {image_id: example}} as its files have them, expected: {image_id: example}.
+    tallies: what its progress counted, splits: {split: {image_id: example}} as its files have them,
+    expected: {image_id: example}.
     """
 
     version: Version
+    tallies: dict[str, int]
     splits: dict[str, dict[str, Example]]
     world: World
     options: dict[str, Any]
@@ -88,10 +90,12 @@ def made(name: str) -> Made:
     atexit.register(shutil.rmtree, folder)
     world, options = world_of(name), options_of(name)
     version = build(folder, world, **options)
+    tallies = progress.snapshot()
     splits = {split: examples_of(version, split) for split in schema.SPLITS}
     of_each = {image_id: split for split, of in splits.items() for image_id in of}
     reference = _reference(name, of_each)
-    return Made(version, splits, world, options, spec_of(version), reference, reference.examples())
+    spec, expected = spec_of(version), reference.examples()
+    return Made(version, tallies, splits, world, options, spec, reference, expected)
 
 
 def _reference(name: str, drawn: dict[str, str]) -> Reference:

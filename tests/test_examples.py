@@ -32,7 +32,7 @@ from small_catalogs import (
 from small_logs import clicks, run_command, write_log
 
 from cli.summaries import summarize
-from pipeline import progress, schema
+from pipeline import schema
 from pipeline.artifacts import RunDir, Version
 from pipeline.config import SplitConfig
 from pipeline.errors import ImgembedError
@@ -55,7 +55,7 @@ def test_rows_edges_and_queries_add_up() -> None:
     # 24 of 40 images are for training, 16 of them with a caption; two queries lead to one of them.
     captions = [row for row in case.world.rows if row["split"] == "train" and row["text"]]
     assert case.version.manifest["texts"]["train"] == len(captions) + 2
-    assert progress.snapshot()["images"] >= 40
+    assert case.tallies["images"] >= 40
 
 
 @pytest.mark.parametrize("name", ["nsl png", "nsl raw", "compact png"])

@@ -76,6 +76,7 @@ def start(logs, run_dir, *options, prefix=(), **environment):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "200", **environment},
+        start_new_session=True,
         # A process started in the background ignores SIGINT, and so do its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -554,11 +555,12 @@ def illustrated(tmp_path_factory):
     return log, pictures, folder / "run"
 
 
-def decoders():
-    """The numbers of all processes that decode pictures."""
-    command = ["ps", "-A", "-ww", "-o", "pid=,args="]
+def decoders(process):
+    """Has a run processes that decode pictures? Those of other runs are in other sessions."""
+    command = ["ps", "-A", "-ww", "-o", "sess=,args="]
     rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {row.split()[0] for row in rows.splitlines() if "decode_worker" in row}
+    ours = (row for row in rows.splitlines() if row.split()[0] == str(process.pid))
+    return any("decode_worker" in row for row in ours)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -567,13 +569,13 @@ def test_ended_among_the_pictures_the_former_examples_stay_and_the_next_run_is_a
 ):
     log, pictures, made = illustrated
     run_dir = Path(shutil.copytree(made, tmp_path / "run"))
-    before, others = example_files(run_dir), decoders()
+    before = example_files(run_dir)
     new = run_dir / "examples" / "v0002"
     # Another layout: the graph stands, the examples are made anew.
     options = ("--images", pictures, "--set", "examples.layout=compact")
     process = start(log, run_dir, *options)
     wait_until((new / "work").exists, process)
-    wait_until(lambda: decoders() - others, process)
+    wait_until(lambda: decoders(process), process)
     if number == signal.SIGKILL:
         kill(process)
     else:
@@ -583,7 +585,7 @@ def test_ended_among_the_pictures_the_former_examples_stay_and_the_next_run_is_a
         assert line == f"imgembed: {word}; nothing of the unfinished stage was kept"
         assert not new.exists()
     end = time.monotonic() + PATIENCE
-    while decoders() - others:
+    while decoders(process):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert RunDir.open(str(run_dir)).require("examples").name == "v0001"
