@@ -7,6 +7,7 @@ training pictures 1, 5 or 10 % keep their label, at least one of each class. Eve
 same picture tower, steps, and seeds; nothing is chosen on what is reported.
 
     python benchmarks/pictures.py --data FOLDER [--sets clothing grocery] [--seeds 5] [--epochs 15]
+        [--methods "GCN" …] [--noises 0.6]
 
 FOLDER holds clothing/{images.zip,labels.csv} (alexeygrigorev/clothing-dataset-small) and
 grocery/{natural.zip,labels.csv} (marcusklasson/GroceryStoreDataset). Finished trainings are kept in
@@ -31,7 +32,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,7 +137,7 @@ def run_folder(work: Path, name: str, noise: float, seed: int) -> Path:
     return work / f"{name}-noise{noise}-seed{seed}"
 
 
-def make_examples(data: Path, work: Path, name: str, seeds: int) -> None:
+def make_examples(data: Path, work: Path, name: str, cases: list[Case]) -> None:
     """Catalog, sessions, and by imgembed the examples of every noise and seed."""
     photos, catalog = Photos.read(data, name), work / f"{name}.parquet"
     if not catalog.exists():
@@ -164,7 +165,7 @@ def make_examples(data: Path, work: Path, name: str, seeds: int) -> None:
         )
 
     with ThreadPoolExecutor(JOBS) as pool:
-        list(pool.map(make, itertools.product(NOISES, range(seeds))))
+        list(pool.map(make, sorted({(case.noise, case.seed) for case in cases})))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -357,8 +358,8 @@ def map_at_r(
 
 def show(work: Path, name: str, epochs: int, cases: list[Case]) -> None:
     """Prints the table of a set."""
-    print(f"\n{name}\n\n| noise | labels | method | accuracy | connected | mAP@R |")
-    print("|---|---|---|---|---|---|")
+    print(f"\n{name}\n\n| noise | labels | method | accuracy | connected | mAP@R | seeds |")
+    print("|---|---|---|---|---|---|---|")
     results = {
         method: {
             Case(**line["case"]): line
@@ -368,13 +369,15 @@ def show(work: Path, name: str, epochs: int, cases: list[Case]) -> None:
     }
     for noise, share, method in itertools.product(NOISES, SHARES, METHODS):
         # Without a graph there is no noise.
-        lines = [
-            results[method][Case(0.0 if method == "supervised" else noise, share, case.seed)]
+        wanted = [
+            Case(0.0 if method == "supervised" else noise, share, case.seed)
             for case in cases
             if case.noise == noise and case.share == share
         ]
-        cells = [interval([line[metric] for line in lines]) for metric in METRICS]
-        print(f"| {noise} | {share:.0%} | {method} | {' | '.join(cells)} |")
+        lines = [results[method][case] for case in wanted if case in results[method]]
+        if lines:
+            cells = [interval([line[metric] for line in lines]) for metric in METRICS]
+            print(f"| {noise} | {share:.0%} | {method} | {' | '.join(cells)} | {len(lines)} |")
 
 
 def interval(values: list[float]) -> str:
@@ -383,9 +386,9 @@ def interval(values: list[float]) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * half:.1f}"
 
 
-def all_cases(seeds: int) -> list[Case]:
+def all_cases(seeds: int, noises: Sequence[float] = NOISES) -> list[Case]:
     """Every noise and share, for each seed."""
-    return [Case(*one) for one in itertools.product(NOISES, SHARES, range(seeds))]
+    return [Case(*one) for one in itertools.product(noises, SHARES, range(seeds))]
 
 
 def of_method(method: str, cases: list[Case]) -> list[Case]:
@@ -396,7 +399,7 @@ def of_method(method: str, cases: list[Case]) -> list[Case]:
 def main() -> None:
     """Makes the examples, trains, and prints the tables; or trains what --run names."""
     arguments = parse_arguments()
-    cases = all_cases(arguments.seeds)
+    cases = all_cases(arguments.seeds, arguments.noises)
     work = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     if arguments.run:
@@ -404,7 +407,7 @@ def main() -> None:
         train_cases(work, name, method, of_method(method, cases), arguments.epochs)
         return
     for name in arguments.sets:
-        make_examples(arguments.data, work, name, arguments.seeds)
+        make_examples(arguments.data, work, name, cases)
     with ThreadPoolExecutor(JOBS) as pool:
         list(pool.map(lambda run: subprocess.run(run, check=True), commands(arguments, work)))
     for name in arguments.sets:
@@ -414,7 +417,8 @@ def main() -> None:
 def commands(arguments: argparse.Namespace, work: Path) -> Iterator[list[str]]:
     """The command line of each process."""
     options = ["--work", work, "--seeds", arguments.seeds, "--epochs", arguments.epochs]
-    for name, method in itertools.product(arguments.sets, METHODS):
+    options += ["--noises", *arguments.noises]
+    for name, method in itertools.product(arguments.sets, arguments.methods):
         command = [sys.executable, __file__, *options, "--run", name, method]
         yield list(map(str, command))
 
@@ -429,6 +433,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--noises", nargs="+", type=float, choices=NOISES, default=list(NOISES))
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
