@@ -142,7 +142,7 @@ def missing(engine):
 
 @contextlib.contextmanager
 def flink_cluster(folder):
-    """A JobManager and a TaskManager of two slots; yields (address, TaskManager)."""
+    """A JobManager and a TaskManager of two slots; yields (address, TaskManager, start another)."""
     library = FOLDER / "flink"
     if not library.is_dir():
         with zipfile.ZipFile(FLINK_WHEEL) as wheel:
@@ -175,6 +175,7 @@ def flink_cluster(folder):
         "restart-strategy.fixed-delay.attempts": 2,
         "restart-strategy.fixed-delay.delay": "1 s",
         "heartbeat.timeout": 10_000,
+        "slot.request.timeout": 60_000,
     }
     text = "".join(f"{key}: {value}\n" for key, value in settings.items())
     (folder / "conf" / "config.yaml").write_text(text)
@@ -185,12 +186,16 @@ def flink_cluster(folder):
     manager = f"{entry}.entrypoint.StandaloneSessionClusterEntrypoint"
     worker = f"{entry}.taskexecutor.TaskManagerRunner"
     with contextlib.ExitStack() as stack:
-        boss = spawn([*java, manager, *where], folder)
-        stack.callback(stop, boss)
-        helper = spawn([*java, worker, *where], folder)
-        stack.callback(stop, helper)
+
+        def started(entry):
+            process = spawn([*java, entry, *where], folder)
+            stack.callback(stop, process)
+            return process
+
+        boss = started(manager)
+        helper = started(worker)
         wait_until(lambda: _slots(rest) == 2, boss)
-        yield f"localhost:{rest}", helper
+        yield f"localhost:{rest}", helper, lambda: started(worker)
 
 
 def _slots(port):

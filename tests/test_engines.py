@@ -54,10 +54,15 @@ def engine(request, tmp_path):
     if request.param == "prism":
         yield "prism", [f"--prism_location={engines.PRISM}"]
         return
-    with engines.flink_cluster(tmp_path / "flink") as (address, _):
-        jar = f"--flink_job_server_jar={engines.FLINK_JAR}"
-        small = "--job_server_jvm_properties=-Xmx384m"
-        yield "flink", [f"--flink_master={address}", jar, small, "--parallelism=2"]
+    with engines.flink_cluster(tmp_path / "flink") as (address, _, _):
+        yield "flink", flink_options(address)
+
+
+def flink_options(address):
+    """Of a cluster."""
+    jar = f"--flink_job_server_jar={engines.FLINK_JAR}"
+    small = "--job_server_jvm_properties=-Xmx384m"
+    return [f"--flink_master={address}", jar, small, "--parallelism=2"]
 
 
 def build_graph(world, log, run, runner="direct", options=(), *, pictures=False):
@@ -210,3 +215,33 @@ def test_what_dies_in_mid_job_leaves_the_version_in_force(long_log, engine, vict
     assert contents(run, "graph") == before
     assert sorted(os.listdir(run / "graph")) == ["CURRENT", "v0001"]
     assert not engines.children(os.getpid(), "--job_port")
+
+
+def test_after_a_taskmanager_has_died_the_job_recovers_or_leaves_the_version_in_force(
+    long_log, tmp_path
+):
+    """kill -9 of Flink's TaskManager, and another one that takes its place."""
+    if reason := engines.missing("flink"):
+        pytest.skip(reason)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    write_log(tmp_path / "short" / "first" / "log.jsonl", clicks())
+    engines.finish(build_graph(tmp_path / "short", "first", run))
+    before = contents(run, "graph")
+    engines.finish(build_graph(long_log, "first", whole))
+    with (
+        engines.flink_cluster(tmp_path / "flink") as (address, victim, start_another),
+        engines.worker_pool(tmp_path / "pool") as (pool, workers),
+    ):
+        where = ["--environment_type=EXTERNAL", f"--environment_config={workers}"]
+        options = [*flink_options(address), *where]
+        process = build_graph(long_log, "first", run, "flink", options)
+        engines.wait_until(lambda: engines.children(pool.pid, "sdk_worker"), process)
+        engines.stop(victim)
+        start_another()
+        code = process.wait(240)
+    if code == 0:
+        assert contents(run, "graph") == contents(whole, "graph")
+        return
+    assert process.log.read_text().splitlines()[-1].startswith("imgembed: ")
+    assert contents(run, "graph") == before
+    assert sorted(os.listdir(run / "graph")) == ["CURRENT", "v0001"]
