@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -15,7 +16,7 @@ from export_cases import export, files_of, save_pictures, save_queries
 from tiny_model import save_model
 
 from pipeline.artifacts import Version
-from pipeline.config import ExportConfig, ImagesConfig
+from pipeline.config import ExportConfig
 from pipeline.vectors import read_vectors
 
 MANY = 70
@@ -24,33 +25,25 @@ PATIENCE = 60.0  # s
 POOL = "apache_beam.runners.worker.worker_pool_main"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Version:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Version:
-    return save_queries(tmp_path_factory.mktemp("graph"))
-
-
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> ImagesConfig:
-    return save_pictures(tmp_path_factory.mktemp("catalog"), range(MANY))
-
-
 SETTINGS = ExportConfig(dtype="int8", formats=["npy", "tfrecord"], batch_size=32)
 
 
 @pytest.fixture(scope="module")
-def expected(
-    tmp_path_factory: pytest.TempPathFactory, model: Version, graph: Version, catalog: ImagesConfig
-) -> Version:
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is exported."""
+    folder = tmp_path_factory.mktemp("given")
+    return {
+        "images": save_pictures(folder / "catalog", range(MANY)),
+        "model": save_model(folder / "model"),
+        "graph": save_queries(folder / "graph"),
+        "export": SETTINGS,
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, given: dict[str, Any]) -> Version:
     """One shard, one thread, in this process."""
-    folder = tmp_path_factory.mktemp("expected")
-    return export(
-        folder, images=catalog, model=model, graph=graph, shards=1, threads=1, export=SETTINGS
-    )
+    return export(tmp_path_factory.mktemp("expected"), shards=1, threads=1, **given)
 
 
 @pytest.fixture(scope="module")
@@ -111,69 +104,29 @@ def check_same(found: Version, expected: Version) -> None:
 
 @pytest.mark.parametrize(("shards", "threads"), [(4, 1), (4, 2)])
 def test_shards_and_threads_do_not_show(
-    shards: int,
-    threads: int,
-    expected: Version,
-    model: Version,
-    graph: Version,
-    catalog: ImagesConfig,
-    tmp_path: Path,
+    shards: int, threads: int, expected: Version, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    found = export(
-        tmp_path,
-        images=catalog,
-        model=model,
-        graph=graph,
-        shards=shards,
-        threads=threads,
-        export=SETTINGS,
-    )
-    check_same(found, expected)
+    check_same(export(tmp_path, shards=shards, threads=threads, **given), expected)
 
 
 @pytest.mark.parametrize("shards", [1, 4])
 def test_the_portable_engine_gives_the_same_bytes(
-    shards: int,
-    expected: Version,
-    model: Version,
-    graph: Version,
-    catalog: ImagesConfig,
-    tmp_path: Path,
+    shards: int, expected: Version, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    found = export(
-        tmp_path,
-        images=catalog,
-        model=model,
-        graph=graph,
-        shards=shards,
-        export=SETTINGS,
-        make_pipeline=loopback,
-    )
+    found = export(tmp_path, shards=shards, make_pipeline=loopback, **given)
     check_same(found, expected)
 
 
 @pytest.mark.parametrize("shards", [1, 4])
 def test_worker_processes_give_the_same_bytes(
-    shards: int,
-    pool: str,
-    expected: Version,
-    model: Version,
-    graph: Version,
-    catalog: ImagesConfig,
-    tmp_path: Path,
+    shards: int, pool: str, expected: Version, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    given = {
-        "images": catalog,
-        "model": model,
-        "graph": graph,
-        "shards": shards,
-        "export": SETTINGS,
-        "make_pipeline": lambda: portable(
-            "--environment_type=EXTERNAL", f"--environment_config={pool}"
-        ),
-    }
-    found = export(tmp_path / "whole", **given)
+    def processes() -> beam.Pipeline:
+        return portable("--environment_type=EXTERNAL", f"--environment_config={pool}")
+
+    options = {"shards": shards, "make_pipeline": processes, **given}
+    found = export(tmp_path / "whole", **options)
     check_same(found, expected)
-    again = export(tmp_path / "again", "v0002", previous=found, **given)
+    again = export(tmp_path / "again", "v0002", previous=found, **options)
     assert again.manifest["taken_over"]["images"] == MANY
     check_same(again, expected)
