@@ -7,7 +7,7 @@ training pictures 1, 5 or 10 % keep their label, at least one of each class. Eve
 same picture tower, steps, and seeds; nothing is chosen on what is reported.
 
     python benchmarks/pictures.py --data FOLDER [--sets clothing grocery] [--seeds 5] [--epochs 15]
-        [--methods "GCN" …] [--noises 0.6]
+        [--methods "GCN" …] [--noises 0.6] [--shares 0.1]
 
 FOLDER holds clothing/{images.zip,labels.csv} (alexeygrigorev/clothing-dataset-small) and
 grocery/{natural.zip,labels.csv} (marcusklasson/GroceryStoreDataset). Finished trainings are kept in
@@ -386,9 +386,11 @@ def interval(values: list[float]) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * half:.1f}"
 
 
-def all_cases(seeds: int, noises: Sequence[float] = NOISES) -> list[Case]:
+def all_cases(
+    seeds: int, noises: Sequence[float] = NOISES, shares: Sequence[float] = SHARES
+) -> list[Case]:
     """Every noise and share, for each seed."""
-    return [Case(*one) for one in itertools.product(noises, SHARES, range(seeds))]
+    return [Case(*one) for one in itertools.product(noises, shares, range(seeds))]
 
 
 def of_method(method: str, cases: list[Case]) -> list[Case]:
@@ -399,7 +401,7 @@ def of_method(method: str, cases: list[Case]) -> list[Case]:
 def main() -> None:
     """Makes the examples, trains, and prints the tables; or trains what --run names."""
     arguments = parse_arguments()
-    cases = all_cases(arguments.seeds, arguments.noises)
+    cases = all_cases(arguments.seeds, arguments.noises, arguments.shares)
     work = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     if arguments.run:
@@ -417,7 +419,7 @@ def main() -> None:
 def commands(arguments: argparse.Namespace, work: Path) -> Iterator[list[str]]:
     """The command line of each process."""
     options = ["--work", work, "--seeds", arguments.seeds, "--epochs", arguments.epochs]
-    options += ["--noises", *arguments.noises]
+    options += ["--noises", *arguments.noises, "--shares", *arguments.shares]
     for name, method in itertools.product(arguments.sets, arguments.methods):
         command = [sys.executable, __file__, *options, "--run", name, method]
         yield list(map(str, command))
@@ -435,6 +437,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--noises", nargs="+", type=float, choices=NOISES, default=list(NOISES))
+    parser.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
