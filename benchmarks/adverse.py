@@ -81,9 +81,16 @@ def make_world(pictures: Pictures, drawers: np.ndarray, labels: int, seed: int) 
     whose = draw.choice(len(sets), number, p=sizes / sizes.sum())
     sessions = np.stack([draw.choice(sets[one], SESSION_LENGTH) for one in whose])
     edges, counts = edges_of(sessions)
-    masks = (mask(len(truth), rows) for rows in (pool, seeds, rest[:validation], rest[validation:]))
-    partners = np.stack([own[:2] for own in by_class])
-    return World(pictures, *masks, edges, counts, partners)
+    return World(
+        pictures,
+        pool=mask(len(truth), pool),
+        seeds=mask(len(truth), seeds),
+        validation=mask(len(truth), rest[:validation]),
+        test=mask(len(truth), rest[validation:]),
+        edges=edges,
+        counts=counts,
+        partners=np.stack([own[:2] for own in by_class]),
+    )
 
 
 def run(given: argparse.Namespace, path: Path) -> None:
