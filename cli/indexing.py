@@ -21,9 +21,11 @@ def make_index(stages: Stages) -> Version:
     embeddings = stages.run.require(schema.EMBEDDINGS)
 
     def build(new: NewVersion) -> dict[str, Any]:
+        from pipeline.embeddings import costs
         from pipeline.embeddings.index import build_index
         from pipeline.runner import threads
 
+        costs.check_index(embeddings, stages.config.index, limit=stages.config.runner.max_memory)
         with IndexBar(stages.terminal) as shown:
             return build_index(
                 embeddings,

@@ -33,7 +33,7 @@ workers = click.option(
 max_memory = click.option(
     "--max-memory",
     metavar="BYTES",
-    help="Memory that the graph and the examples are cut to fit into, such as 4GB.",
+    help="Memory that the work is cut to fit into, such as 4GB; what cannot be cut is refused.",
 )
 quiet = click.option("--quiet", is_flag=True, help="No progress, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

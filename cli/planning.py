@@ -20,12 +20,14 @@ from cli.figures import say_about, say_bytes, say_duration
 from cli.forecast import Catalog, Forecast, forecasts
 from cli.machine import available_disk, available_memory
 from cli.settings import Config
+from cli.versions import rows_of
 from pipeline import schema
 from pipeline.artifacts import RunDir
 from pipeline.errors import ConfigError, ImgembedError
 
 if TYPE_CHECKING:
     from pipeline.examples import plan as examples_plan
+    from pipeline.graph.list_plan import ListPlan
     from pipeline.graph.plan import Plan
 
 _COUNTS = {
@@ -93,7 +95,8 @@ def show_plan(config: Config, *, budget: Budget | None = None, as_json: bool) ->
 def _parts(config: Config, room: Room) -> Iterator[tuple[str, Part]]:
     edges = None
     if config.edges.path:
-        yield schema.GRAPH, _edge_list(config)
+        edges, part = _edge_list(config, room)
+        yield schema.GRAPH, part
     elif config.sessions.path:
         found = _plan(config)
         edges = found.counts["edges"]
@@ -112,7 +115,7 @@ def _parts(config: Config, room: Room) -> Iterator[tuple[str, Part]]:
         part, catalog = _examples(config, room, edges)
         yield schema.EXAMPLES, part
         for forecast in forecasts(config, RunDir.open(config.run_dir), catalog):
-            yield forecast.stage, _later(forecast)
+            yield forecast.stage, _later(forecast, config.runner.name)
 
 
 def _plan(config: Config) -> Plan:
@@ -131,15 +134,25 @@ def _plan(config: Config) -> Plan:
     )
 
 
-def _edge_list(config: Config) -> Part:
-    from pipeline.graph.plan import plan_edges
+def _edge_list(config: Config, room: Room) -> tuple[int, Part]:
+    """(edges at most, the plan of the graph of a ready edge list)."""
+    from pipeline.graph.list_plan import plan_edge_list
+    from pipeline.runner import threads
 
-    rows, size, exact = plan_edges(config.edges)
-    about = "" if exact else "about "
-    return Part(
-        {"exact": exact, "rows": rows, "input_bytes": size},
-        [f"a ready edge list of {about}{rows:,} rows, {say_bytes(size)}"],
+    found = plan_edge_list(
+        config.edges,
+        config.graph,
+        shards=config.runner.shards,
+        threads=threads(config.runner),
+        max_memory=config.runner.max_memory,
     )
+    about = "" if found.exact else "about "
+    shown = _three_columns()
+    shown.add_row("output", say_bytes(found.output_bytes), "at most")
+    _add_needs(shown, found, room, config.runner.name)
+    title = f"a ready edge list of {about}{found.rows:,} rows, {say_bytes(found.input_bytes)}"
+    need = Need(schema.GRAPH, found.memory_bytes, found.disk_bytes, found.output_bytes)
+    return found.edges, Part(dataclasses.asdict(found), [title, *_lines(shown)], need=need)
 
 
 def _table(plan: Plan, room: Room, runner: str) -> list[str]:
@@ -148,6 +161,7 @@ def _table(plan: Plan, room: Room, runner: str) -> list[str]:
     for name, title in _COUNTS.items():
         shown.add_row(title, say(plan.counts[name]))
     shown.add_section()
+    shown.add_row("input", say_bytes(plan.input_bytes))
     parts = (f"{name} {say_bytes(size)}" for name, size in plan.output_bytes.items())
     shown.add_row("output", say_bytes(sum(plan.output_bytes.values())), ", ".join(parts))
     _add_needs(shown, plan, room, runner)
@@ -169,7 +183,9 @@ def _three_columns() -> Table:
     return shown
 
 
-def _add_needs(shown: Table, plan: Plan | examples_plan.Plan, room: Room, runner: str) -> None:
+def _add_needs(
+    shown: Table, plan: Plan | ListPlan | examples_plan.Plan, room: Room, runner: str
+) -> None:
     """On a cluster the tables between steps go through its shuffle, not to this disk."""
     if runner == "direct":
         shown.add_row("memory", say_bytes(plan.memory_bytes), _free(room.memory))
@@ -240,14 +256,33 @@ def _examples(config: Config, room: Room, edges: int | None) -> tuple[Part, Cata
     notes = (*found.notes, *advice)
     table = _examples_table(found, room, config.runner.name)
     need = Need(schema.EXAMPLES, found.memory_bytes, found.disk_bytes, found.written_bytes)
-    catalog = Catalog(found.images, found.content_bytes, found.image_size, found.shards)
+    catalog = Catalog(
+        images=found.images,
+        image_bytes=found.content_bytes,
+        side=found.image_size,
+        shards=found.shards,
+        threads=threads(config.runner),
+        input_bytes=found.input_bytes,
+        id_bytes=found.id_bytes,
+        example_bytes=found.example_bytes,
+        edges=_edges(config, edges),
+    )
     return Part(dataclasses.asdict(found), table, notes, need), catalog
+
+
+def _edges(config: Config, planned: int | None) -> int:
+    """Of the graph that is planned, else of the one in force; 0 where there is neither."""
+    if planned is not None:
+        return planned
+    graph = RunDir.open(config.run_dir).current(schema.GRAPH)
+    return (rows_of(graph) or 0) if graph else 0
 
 
 def _examples_table(plan: examples_plan.Plan, room: Room, runner: str) -> list[str]:
     say = "{:,}".format if plan.exact else say_about
     shown = _three_columns()
     shown.add_row("images", say(plan.images), _say_catalog(plan))
+    shown.add_row("input", say_bytes(plan.input_bytes))
     shown.add_row(
         "neighbours of an image",
         f"{plan.neighbors.mean:.1f}",
@@ -297,25 +332,31 @@ def _layouts_table(plan: examples_plan.Plan) -> Table:
     return shown
 
 
-def _later(forecast: Forecast) -> Part:
-    """The plan of a stage after the examples."""
+def _later(forecast: Forecast, runner: str) -> Part:
+    """The plan of a stage after the examples; of these only the export runs on a cluster."""
+    on_cluster = forecast.shuffled_bytes is not None and runner != "direct"
     shown = _three_columns()
     for name, number in forecast.counts.items():
         shown.add_row(name.replace("_", " "), say_about(number))
-    if forecast.output_bytes is not None:
-        shown.add_row("output", say_bytes(forecast.output_bytes))
-    if forecast.shuffled_bytes is not None:
-        shown.add_row("between steps", say_bytes(forecast.shuffled_bytes))
+    of_memory = "memory of a worker" if on_cluster else "memory"
+    between = "shuffled" if on_cluster else "disk while it runs"
+    for title, size in (
+        ("input", forecast.input_bytes),
+        ("output", forecast.output_bytes),
+        (between, forecast.shuffled_bytes),
+        ("disk while it runs", forecast.disk_bytes),
+        (of_memory, forecast.memory_bytes),
+    ):
+        if size is not None:
+            shown.add_row(title, say_bytes(size))
     if forecast.seconds is not None:
         shown.add_row("time", say_duration(forecast.seconds))
-    if forecast.memory_bytes is not None:
-        shown.add_row("memory", say_bytes(forecast.memory_bytes))
     if forecast.shards is not None:
         shown.add_row("shards", f"{forecast.shards:,}")
     need = Need(
         forecast.stage,
         forecast.memory_bytes or 0,
-        forecast.shuffled_bytes or 0,
+        (forecast.shuffled_bytes or 0) + (forecast.disk_bytes or 0),
         forecast.output_bytes or 0,
     )
     title = f"{forecast.stage}: {forecast.source}"

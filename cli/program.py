@@ -28,7 +28,10 @@ _ENTRIES = {
     schema.INDEX: ("pipeline.embeddings.index",),
     schema.EVALUATION: ("trainer.evaluation.run",),
     schema.AGREEMENT: ("trainer.denoise", "cli.doubts"),
+    schema.REPORT: ("cli.report.content", "cli.report.page"),
 }
+# Files beside the modules that a stage is made by.
+_TEMPLATES = {schema.REPORT: "cli/report/templates"}
 
 
 @functools.cache
@@ -39,6 +42,8 @@ def code_version(stage: str) -> str:
     for name in sorted(reachable(entries)):
         digest.update(f"{name}\n".encode())
         digest.update(_modules()[name].read_bytes())
+    for path in sorted((_ROOT / _TEMPLATES[stage]).iterdir()) if stage in _TEMPLATES else ():
+        digest.update(path.read_bytes())
     # Without source files, as from a zip archive, the version number must do.
     return digest.hexdigest()[:32] if _modules() else version("imgembed")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from cli import program
+from cli import needs, program
 from cli.measuring import Measured, Watch
 from cli.settings import Config
 from cli.terminal import EpochLines, Terminal
@@ -79,16 +79,16 @@ class Stages:
         return self._graph_of_logs(self.config.sessions.path)
 
     def _graph_of_logs(self, path: str) -> Version:
-        from pipeline.graph.job import build_graph
-        from pipeline.runner import make_pipeline, threads
-        from pipeline.sessions.read import find_logs
-
         config = self.config
         settings = self.sections("sessions", "holdout", "graph", "privacy")
         inputs = storage.list_files(path)
         previous = self._previous(settings, inputs)
 
         def build(new: NewVersion) -> dict[str, Any]:
+            from pipeline.graph.job import build_graph
+            from pipeline.runner import make_pipeline, threads
+            from pipeline.sessions.read import find_logs
+
             logs = find_logs(config.sessions)
             for description, files in logs.detected().items():
                 self.terminal.say(f"  [dim]{files:,} × {escape(description)}[/]")
@@ -128,11 +128,11 @@ class Stages:
         Where that is this very run directory and the version in force has these logs in it, the
         counts before it are meant: the command is given once more.
         """
-        from pipeline.graph.previous import Previous
-
         where = self.config.sessions.previous
         if where is None:
             return None
+        from pipeline.graph.previous import Previous
+
         run = RunDir.open(where)
         found = run.require(schema.GRAPH)
         before = found.manifest.get("previous")
@@ -150,14 +150,14 @@ class Stages:
         return previous
 
     def _graph_of_edges(self, path: str) -> Version:
-        from pipeline.graph.edge_list import build_from_edges
-        from pipeline.runner import make_pipeline, threads
-
         config = self.config
         if config.sessions.previous:
             raise ConfigError("sessions.previous: a ready edge list has no counts to add to others")
 
         def build(new: NewVersion) -> dict[str, Any]:
+            from pipeline.graph.edge_list import build_from_edges
+            from pipeline.runner import make_pipeline, threads
+
             return build_from_edges(
                 config=config.edges,
                 graph=config.graph,
@@ -165,6 +165,7 @@ class Stages:
                 seed=config.seed,
                 shards=config.runner.shards,
                 threads=threads(config.runner),
+                max_memory=config.runner.max_memory,
                 out=new,
                 make_pipeline=functools.partial(make_pipeline, config.runner),
             )
@@ -186,8 +187,6 @@ class Stages:
     def examples(self) -> Version:
         """Catalog and graph to neighbour-augmented TFRecords."""
         from pipeline.examples.catalog import find
-        from pipeline.examples.job import build_examples
-        from pipeline.runner import make_pipeline, threads
 
         config = self.config
         graph = self.run.require(schema.GRAPH)
@@ -197,6 +196,9 @@ class Stages:
         agreement = self._agreement_of(graph)
 
         def build(new: NewVersion) -> dict[str, Any]:
+            from pipeline.examples.job import build_examples
+            from pipeline.runner import make_pipeline, threads
+
             return build_examples(
                 images=config.images,
                 examples=config.examples,
@@ -244,6 +246,7 @@ class Stages:
             return None
 
         def build(new: NewVersion) -> dict[str, Any]:
+            needs.check_training(self.config, examples)
             with self.terminal.training("Training") as shown:
                 return self._fit(upstream, worker, new, shown)
 
@@ -377,10 +380,8 @@ class Stages:
 
     def export(self) -> Version:
         """Catalog and model to embeddings."""
-        from pipeline.embeddings import augmented
-        from pipeline.embeddings.job import export_embeddings
+        from pipeline.embeddings import with_neighbors
         from pipeline.examples.catalog import find
-        from pipeline.runner import make_pipeline, threads
 
         config = self.config
         model = self.run.require(schema.MODEL)
@@ -388,7 +389,7 @@ class Stages:
         images = self.catalog()
         files = find.input_files(images)
         previous = None if self.force else self.run.current(schema.EMBEDDINGS)
-        examples, note = augmented.choose(
+        examples, note = with_neighbors.choose(
             model,
             self.run.current(schema.EXAMPLES),
             images=images,
@@ -399,6 +400,9 @@ class Stages:
             self.terminal.say(f"  [yellow]{escape(note)}[/]")
 
         def build(new: NewVersion) -> dict[str, Any]:
+            from pipeline.embeddings.job import export_embeddings
+            from pipeline.runner import make_pipeline, threads
+
             return export_embeddings(
                 images=images,
                 export=config.export,
@@ -408,6 +412,7 @@ class Stages:
                 shards=self._shards(files),
                 make_pipeline=functools.partial(make_pipeline, config.runner),
                 threads=threads(config.runner),
+                max_memory=config.runner.max_memory,
                 previous=previous,
                 examples=examples,
             )
@@ -436,6 +441,7 @@ class Stages:
             from trainer.evaluation.leaks import graph_of_training
             from trainer.evaluation.run import evaluate
 
+            needs.check_evaluation(self.config, **versions)
             metrics = evaluate(
                 **versions,
                 config=self.config.evaluation,

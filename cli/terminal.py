@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from pipeline.locking import command_line
 from trainer.progress import Figures, Pace
 
 _VALIDATION = "validation_"
+_LINE_SECONDS = 30.0  # between two lines on a job of an engine, where there is no terminal
 _log = logging.getLogger("imgembed")
 
 
@@ -61,9 +63,26 @@ class Terminal:
         began = time.monotonic()
         if not self.console.is_terminal:
             self.say(f"{title} …")
-        with self._live(title, _Tallies()):
+        with self._live(title, _Tallies()), self._told():
             yield
         self.say(f"[green]✓[/] {title} [dim]({time.monotonic() - began:.1f} s)[/]")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Without a live line says where a job on an engine stands, now and then."""
+        ended = threading.Event()
+        told = threading.Thread(target=self._tell, args=(ended,), daemon=True)
+        if not self.console.is_terminal:
+            told.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _tell(self, ended: threading.Event) -> None:
+        while not ended.wait(_LINE_SECONDS):
+            if progress.job() is not None:
+                self.say(f"  [dim]{escape(_said())}[/]")
 
     def _live(self, title: str, *columns: ProgressColumn) -> Any:
         if self.quiet or not self.console.is_terminal:
@@ -92,8 +111,15 @@ class _Tallies(ProgressColumn):
     """The live tallies, such as `12,000 rows · 300 pictures`."""
 
     def render(self, task: Any) -> Text:
-        parts = [f"{amount:,} {step}" for step, amount in progress.snapshot().items()]
-        return Text(" · ".join(parts), style="dim")
+        return Text(_said(), style="dim")
+
+
+def _said() -> str:
+    """The live tallies, and before them the job that runs on an engine, where there is one."""
+    job = progress.job()
+    parts = [f"{job.name} {job.state}, {say_duration(job.seconds)}"] if job else []
+    parts += [f"{amount:,} {step}" for step, amount in progress.snapshot().items()]
+    return " · ".join(parts)
 
 
 class EpochLines:

@@ -302,8 +302,9 @@ class RunnerConfig(Section):
     )
     max_memory: Bytes | None = Field(
         None,
-        description="bytes, such as 4GB, of the process or of each worker's: the graph and the "
-        "examples are cut to fit, by more shards and fewer threads; null: as fast as they go",
+        description="bytes, such as 4GB, of the process or of each worker's: graph, examples and "
+        "export are cut to fit, by more shards and fewer threads; what cannot be cut is refused "
+        "before it begins; null: as fast as they go",
     )
     options: list[str] = Field(default_factory=list, description="Beam's own options")
 

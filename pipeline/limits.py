@@ -32,20 +32,36 @@ class Held:
         return self.process + threads * self.thread + min(threads, shards) * self.shards / shards
 
 
-def fit(held: Held, *, limit: int | None, shards: int, threads: int) -> tuple[int, int]:
+def fit(
+    held: Held, *, limit: int | None, shards: int, threads: int, remedy: str | None = None
+) -> tuple[int, int]:
     """(shards, threads) that stay within the limit: more of these, and else fewer of those.
 
-    As they are where there is no limit, or room enough. ConfigError where the work fits in no way.
+    As they are where there is no limit, or room enough. ConfigError where the work fits in no way;
+    `remedy` says what to change then.
     """
     if limit is None:
         return shards, threads
     for number in range(threads, 0, -1):
         room = (limit - held.process) / number - held.thread
-        wanted = max(shards, int(-(-held.shards // room))) if room >= _LEAST_SHARD else 0
+        least = _LEAST_SHARD if held.shards else 0
+        wanted = max(shards, int(-(-held.shards // room))) if room >= max(least, 1) else 0
         if 0 < wanted <= max(shards, _MOST_SHARDS):
             return wanted, number
-    least = held.process + held.thread + max(_LEAST_SHARD, held.shards / _MOST_SHARDS)
-    raise ConfigError(
+    shard = max(_LEAST_SHARD, held.shards / _MOST_SHARDS) if held.shards else 0.0
+    raise _refusal(held.process + held.thread + shard, limit, remedy)
+
+
+def check(need: float, *, limit: int | None, remedy: str | None = None) -> None:
+    """ConfigError where work that cannot be cut needs more bytes than the limit."""
+    if limit is not None and need > limit:
+        raise _refusal(need, limit, remedy)
+
+
+def _refusal(need: float, limit: int, remedy: str | None) -> ConfigError:
+    """What is too little. remedy: what to change."""
+    return ConfigError(
         f"runner.max_memory: {limit / 1e6:,.0f} MB are too little for this stage, which takes "
-        f"{least / 1e6:,.0f} MB at least, its libraries among them"
+        f"{need / 1e6:,.0f} MB at least, its libraries among them"
+        + (f"; {remedy}" if remedy else "")
     )

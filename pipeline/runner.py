@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 import apache_beam as beam
-from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import (
     PipelineOptions,
     SetupOptions,
@@ -29,6 +28,7 @@ from pipeline.config import RUNNERS, RunnerConfig
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.memory import keep_freed_memory
 from pipeline.parcels import spilling
+from pipeline.watching import counters, watched
 
 _CANCEL_SECONDS = 10.0
 _LOGGER = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def run(pipeline: beam.Pipeline, *, work: str | None = None) -> dict[str, int]:
     name = _name(pipeline)
     try:
         with _shuffle(pipeline, work), engines.job_server(name, pipeline.options):
-            return counters(_finished(pipeline))
+            return counters(_finished(pipeline, name))
     except Exception as error:
         _raise_ours(error)
         if name == "direct":
@@ -95,14 +95,15 @@ def run(pipeline: beam.Pipeline, *, work: str | None = None) -> dict[str, int]:
         raise ImgembedError(f"runner {name}: the job failed: {_gist(error)}") from error
 
 
-def _finished(pipeline: beam.Pipeline) -> PipelineResult:
+def _finished(pipeline: beam.Pipeline, name: str) -> PipelineResult:
     """The result of a run that has ended; one that is broken off is cancelled on its engine."""
     result = pipeline.run()
     if pipeline.options.view_as(TestOptions).dry_run:
         steps = len(pipeline.runner.proto_pipeline.components.transforms)
         raise ImgembedError(f"dry run: a job of {steps} steps; nothing was submitted or written")
     try:
-        result.wait_until_finish()
+        with nullcontext() if name == "direct" else watched(result, name):
+            result.wait_until_finish()
     except BaseException:
         with suppress(Exception):  # an engine that is gone, or a job that has ended
             result.cancel()
@@ -160,14 +161,3 @@ def counters_of(found: Mapping[str, int], *namespaces: str) -> dict[str, int]:
     """The counters of some namespaces, by name: what a manifest keeps of a job's."""
     wanted = tuple(f"{namespace}/" for namespace in namespaces)
     return {name: found[name] for name in sorted(found) if name.startswith(wanted)}
-
-
-def counters(result: PipelineResult) -> dict[str, int]:
-    """Beam's committed counters of a finished run; attempted ones where a runner has no other."""
-    found = result.metrics().query(MetricsFilter())["counters"]
-    totals: dict[str, int] = {}
-    for counter in found:
-        name = f"{counter.key.metric.namespace}/{counter.key.metric.name}"
-        value = counter.committed if counter.committed is not None else counter.attempted
-        totals[name] = totals.get(name, 0) + value
-    return totals

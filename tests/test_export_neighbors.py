@@ -14,7 +14,7 @@ from tiny_examples import Form
 from pipeline import schema
 from pipeline.artifacts import INPUTS, Version, file_marks
 from pipeline.config import ExportConfig, ImagesConfig
-from pipeline.embeddings import augmented
+from pipeline.embeddings import with_neighbors
 from pipeline.examples.catalog import find
 from pipeline.vectors import read_vectors
 from pipeline.writing import read_rejected, rejected_file
@@ -124,7 +124,7 @@ class Run:
         given = {"images": self.images, "export": ExportConfig(), **changes}
         files = given.pop("files", find.input_files(self.images))
         model, examples = given.pop("model", self.model), given.pop("examples", self.examples)
-        return augmented.choose(model, examples, files=files, **given)
+        return with_neighbors.choose(model, examples, files=files, **given)
 
 
 @pytest.fixture(scope="module", params=FORMS)

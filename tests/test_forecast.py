@@ -45,7 +45,9 @@ def test_before_anything_has_run_figures_are_estimates_that_say_so(run):
     assert export.seconds == pytest.approx(150)
     assert export.output_bytes == 1.5 * 100_000 * 64 * 4
     assert found["evaluation"].seconds is None
-    assert found["evaluation"].memory_bytes is None
+    assert list(found) == ["model", "embeddings", "index", "evaluation", "report"]
+    for forecast in found.values():
+        assert min(forecast.memory_bytes, forecast.input_bytes, forecast.output_bytes) >= 0
 
 
 def test_what_nobody_has_measured_has_no_time(run):

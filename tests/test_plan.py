@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from pipeline.config import (
     RunnerConfig,
     SessionsConfig,
 )
-from pipeline.graph import growth, plan
+from pipeline.graph import growth, list_plan, plan
 from pipeline.graph.counting import Counting
 from pipeline.graph.job import build_graph
 from pipeline.runner import make_pipeline
@@ -305,13 +306,21 @@ def test_a_small_log_is_said_to_be_exact(tmp_path, capsys):
 def test_a_ready_edge_list_has_rows_and_bytes(tmp_path, capsys):
     (tmp_path / "edges.tsv").write_text("src\tdst\n" + "a\tb\n" * 1000)
     pq.write_table(pa.table({"src": ["a"], "dst": ["b"]}), tmp_path / "edges.parquet")
-    rows, size, exact = plan.plan_edges(EdgesConfig(path=str(tmp_path / "edges.tsv")))
-    assert not exact
-    assert 950 < rows < 1050
-    assert size == (tmp_path / "edges.tsv").stat().st_size
+    found = list_plan.plan_edge_list(
+        EdgesConfig(path=str(tmp_path / "edges.tsv")),
+        GraphConfig(symmetry="union"),
+        shards="auto",
+        threads=1,
+    )
+    assert not found.exact
+    assert 950 < found.rows < 1050
+    assert found.edges == 2 * found.rows
+    assert found.input_bytes == (tmp_path / "edges.tsv").stat().st_size
     code, out, _ = run(capsys, "--edges", tmp_path / "edges.parquet", "--json")
     assert code == 0
     assert json.loads(out)["graph"]["rows"] == 1
+    code, out, _ = run(capsys, "--edges", tmp_path / "edges.parquet")
+    assert re.search(r"a ready edge list of 1 rows.*\n(.*\n)* *memory +\d+ MB", out)
 
 
 def broken_parquet(folder):

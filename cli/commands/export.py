@@ -15,6 +15,7 @@ from cli import options
     metavar="PATH",
     help="The catalog to embed; any catalog, not only the one trained on.",
 )
+@options.max_memory
 @options.job_options
 @options.stage_options
 def export(
@@ -22,6 +23,7 @@ def export(
     force: bool,
     runner: str | None,
     workers: str | None,
+    max_memory: str | None,
     beam_options: tuple[str, ...],
     **common: Any,
 ) -> None:
@@ -33,7 +35,12 @@ def export(
     from cli.command import stages
     from cli.indexing import make_index
 
-    flags = {"images.path": images, "runner.name": runner, "runner.workers": workers}
+    flags = {
+        "images.path": images,
+        "runner.name": runner,
+        "runner.workers": workers,
+        "runner.max_memory": max_memory,
+    }
     with stages("export", flags, beam_options, force=force, **common) as command:
         command.show(command.stages.export())
         command.show(make_index(command.stages))

@@ -48,8 +48,9 @@ def plan(
 
     With a catalog (--images, or images.path in the config) also the training examples, or without
     logs these alone: bytes by layout and encoding, files, memory, disk. The graph in force in the
-    run directory tells how many neighbours an image has. And training, export and evaluation: in
-    proportion to what they took last in this run directory, else as an estimate that says so.
+    run directory tells how many neighbours an image has. And training, export, index, evaluation
+    and report: in proportion to what they took last in this run directory, else as an estimate that
+    says so.
 
     For a cluster (--runner) memory is that of a worker, and what lies on disk between steps is what
     its shuffle moves.

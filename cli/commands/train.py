@@ -11,6 +11,7 @@ from cli import options
 
 @click.command("train")
 @click.option("--no-export", is_flag=True, help="Leave out the export of the catalog.")
+@options.max_memory
 @options.job_options
 @options.stage_options
 def train(
@@ -18,6 +19,7 @@ def train(
     force: bool,
     runner: str | None,
     workers: str | None,
+    max_memory: str | None,
     beam_options: tuple[str, ...],
     **common: Any,
 ) -> None:
@@ -34,7 +36,11 @@ def train(
 
     with stages(
         "train",
-        {"runner.name": runner, "runner.workers": workers},
+        {
+            "runner.name": runner,
+            "runner.workers": workers,
+            "runner.max_memory": max_memory,
+        },
         beam_options,
         force=force,
         **common,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cli.report import costs
 from cli.report.runs import Run, named_settings
 from pipeline import schema, storage
 from pipeline.artifacts import NewVersion, Version
@@ -20,6 +21,7 @@ def make_report(stages: Stages) -> Version:
         from cli.report.content import gather
         from cli.report.page import render
 
+        costs.check(run, stages.config.report, limit=stages.config.runner.max_memory)
         defaults = dict(named_settings(type(stages.config)().model_dump(mode="json")))
         content = gather(run, stages.config.report, seed=stages.config.seed, defaults=defaults)
         page = render(content)

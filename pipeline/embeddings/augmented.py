@@ -1,14 +1,13 @@
 """Images with their neighbours, for a model that looks at both: the examples stage read back.
 
 A graph network makes an image's embedding of its neighbours as well, and these are in the examples.
-In: the examples, where they are of the catalog and form that the model and the export are of. Out:
-tables of serialized examples.
+In: examples that `with_neighbors` has found fit. Out: tables of serialized examples.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,10 +17,8 @@ import pyarrow as pa
 from apache_beam.metrics.metric import Metrics
 
 from pipeline import schema, storage
-from pipeline.artifacts import INPUTS, Version, file_marks
-from pipeline.config import ExportConfig, ImagesConfig
+from pipeline.artifacts import Version
 from pipeline.contents import HASH
-from pipeline.embeddings import model as models
 from pipeline.embeddings.files import NAMESPACE
 from pipeline.tables.framing import read_records
 from pipeline.tables.streams import open_path, reading
@@ -29,67 +26,6 @@ from pipeline.writing import rejected_file
 
 CONTENT = "example"  # the column of serialized examples
 RECORDS = "records"
-_GO_ON = "images are embedded alone"
-
-
-def choose(
-    model: Version,
-    examples: Version | None,
-    *,
-    images: ImagesConfig,
-    files: Sequence[storage.FileInfo],
-    export: ExportConfig,
-) -> tuple[Version | None, str | None]:
-    """(the examples to embed, a line for people): None where images are embedded alone.
-
-    files: of the catalog that is exported. There is no line where nothing else could be expected.
-    """
-    network = model.manifest.get("config", {}).get("model", {}).get("graph_network", "none")
-    if network == "none":
-        return None, None
-    if export.neighbors == "none":
-        return None, f"export.neighbors is none: {_GO_ON}, though the model has a graph network"
-    why = _obstacle(model, examples, images, files)
-    if why is None:
-        return examples, None
-    return None, f"{why}: {_GO_ON}, as the model does for an image without neighbours"
-
-
-def _obstacle(
-    model: Version,
-    examples: Version | None,
-    images: ImagesConfig,
-    files: Sequence[storage.FileInfo],
-) -> str | None:
-    """Why the examples cannot be embedded in place of the catalog; None where they can."""
-    if not models.has_signature(model, schema.EXAMPLE_SIGNATURE):
-        return (
-            "the model cannot be asked with neighbours: it learned to trust some edges more than "
-            "others, or an earlier imgembed trained it"
-        )
-    if examples is None:
-        return "there are no examples that would tell of neighbours"
-    if examples.manifest.get(INPUTS) is None:
-        return "an earlier imgembed wrote the examples and did not say of which files"
-    if examples.manifest["config"]["images"] != images.model_dump():
-        return "the examples are of another catalog, or read otherwise"
-    if examples.manifest[INPUTS] != file_marks(files):
-        return "the catalog changed since the examples were made of it"
-    form = schema.ExampleSpec.from_manifest(examples.manifest).to_manifest()
-    if form != model.manifest["example_form"] or _size(examples) != _size(model):
-        return "the examples have another form than those that the model was trained on"
-    if form["feature_dim"] is not None and not _is_of(model, examples):
-        return "the examples' features are scaled otherwise than those that the model knows"
-    return None
-
-
-def _size(version: Version) -> int | None:
-    return version.manifest["image_size"] if version.manifest["content"] == "image" else None
-
-
-def _is_of(model: Version, examples: Version) -> bool:
-    """Whether the model was trained on these very examples."""
-    return model.manifest["upstream"][schema.EXAMPLES] == examples.name
 
 
 @dataclass

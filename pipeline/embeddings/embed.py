@@ -12,6 +12,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.metrics.metric import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from pipeline import progress, schema
@@ -22,6 +23,7 @@ PROGRESS_STEP = "embeddings"
 # catalog of large pictures gives them, would else be padding for the most part.
 BATCHES_AT_ONCE = 4
 METRICS_NAMESPACE = "Embed"
+ROWS = "rows"
 _, EMBEDDING, MODEL_VERSION = schema.embedding_schema("key", 1).names
 
 
@@ -89,6 +91,7 @@ class SavedModelHandler(ModelHandler[pa.Table, pa.Table, Any]):
         vectors = models.embed_rows(model, self.signature, rows, self.call_size)
         models.check_unit_norm(vectors, f"model {self.path}, signature {self.signature!r}")
         progress.add(PROGRESS_STEP, len(rows))
+        Metrics.counter(METRICS_NAMESPACE, ROWS).inc(len(rows))  # Beam's own count tables
         bounds = np.cumsum([0, *(table.num_rows for table in filled)])
         for table, start, stop in zip(filled, bounds[:-1], bounds[1:], strict=True):
             yield with_vectors(
@@ -110,7 +113,7 @@ class EmbedTables(beam.PTransform):
     """Replaces a column by the model's vectors of it.
 
     Input: pa.Table with column `content`. Output: pa.Table with `embedding` and `model_version`
-    in its place; none for a table without rows. Counters: RunInference's, in `Embed`.
+    in its place; none for a table without rows. Counters: RunInference's, and rows, in `Embed`.
     """
 
     model_path: str

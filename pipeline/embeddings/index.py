@@ -81,6 +81,12 @@ def kind_of(config: IndexConfig, images: int) -> str:
     return EXACT if images < config.exact_below else APPROXIMATE
 
 
+def cells_of(config: IndexConfig, images: int) -> int:
+    """Into how many cells an approximate index sorts so many images."""
+    wanted = index_cells.cell_count(images) if config.cells == "auto" else config.cells
+    return min(wanted, images)
+
+
 def mark_of(embeddings: Version) -> dict[str, Any]:
     """What tells one version of the embeddings from another."""
     return {"version": embeddings.name, "fingerprint": embeddings.manifest.get("fingerprint")}
@@ -123,8 +129,7 @@ def _build_cells(
     threads: int,
     on_progress: Progress,
 ) -> dict[str, Any]:
-    count = index_cells.cell_count(len(ids)) if config.cells == "auto" else config.cells
-    count = min(count, len(ids))
+    count = cells_of(config, len(ids))
     made = index_cells.build_cells(
         matrix,
         _sample(ids, count, seed),

@@ -19,8 +19,8 @@ from pipeline.hashing import hash_values
 QUERIES = 1_000  # that recall is measured on; as many others choose the number of cells
 SCORE_TOLERANCE = 1e-6
 _FIRST_PROBES = 8
-_BLOCK_QUERIES = 250
-_BLOCK_ROWS = 65_536
+BLOCK_QUERIES = 250
+BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def exact_queries(
 ) -> Queries:
     """The queries with what an exact search of all images finds."""
     tenth = np.empty(len(vectors))
-    for start in range(0, len(vectors), _BLOCK_QUERIES):
-        part = slice(start, start + _BLOCK_QUERIES)
+    for start in range(0, len(vectors), BLOCK_QUERIES):
+        part = slice(start, start + BLOCK_QUERIES)
         best = _best(matrix, vectors[part], own[part])
         for query, rows in enumerate(best, start):
             scores = exact_scores(matrix, rows, vectors[query])
@@ -65,8 +65,8 @@ def _best(matrix: np.ndarray, vectors: np.ndarray, own: np.ndarray) -> list[np.n
     """For each query the rows of the highest products, in no order; block by block."""
     scores: np.ndarray = np.zeros((len(vectors), 0), np.float32)
     rows: np.ndarray = np.zeros((len(vectors), 0), np.int64)
-    for start in range(0, len(matrix), _BLOCK_ROWS):
-        found = vectors @ matrix[start : start + _BLOCK_ROWS].T
+    for start in range(0, len(matrix), BLOCK_ROWS):
+        found = vectors @ matrix[start : start + BLOCK_ROWS].T
         inside = np.flatnonzero((own >= start) & (own < start + found.shape[1]))
         found[inside, own[inside] - start] = -np.inf
         numbers = np.broadcast_to(np.arange(start, start + found.shape[1]), found.shape)
@@ -81,8 +81,8 @@ def recall(cells: Cells, matrix: np.ndarray, queries: Queries) -> float:
     """The share of the best that the index finds, the mean over the queries; 1 for none."""
     wanted = np.minimum(MEASURED_RESULTS, len(matrix) - (queries.own >= 0))
     shares = []
-    for start in range(0, len(queries), _BLOCK_QUERIES):
-        part = slice(start, start + _BLOCK_QUERIES)
+    for start in range(0, len(queries), BLOCK_QUERIES):
+        part = slice(start, start + BLOCK_QUERIES)
         left_out = [[row] if row >= 0 else [] for row in queries.own[part].tolist()]
         answers = cells.nearest(matrix, queries.vectors[part], MEASURED_RESULTS, excluded=left_out)
         for (_, scores), tenth, count in zip(

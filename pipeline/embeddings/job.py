@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.metrics.metric import Metrics
 
-from pipeline import precision, runner, schema, storage
+from pipeline import limits, precision, runner, schema, storage
 from pipeline.artifacts import NewVersion, Version
 from pipeline.columnar import GatherShards, Keyed, SplitByColumn, concatenate
 from pipeline.config import ExportConfig, ImagesConfig
 from pipeline.contents import HASH
-from pipeline.embeddings import augmented, losses
+from pipeline.embeddings import augmented, costs, losses
 from pipeline.embeddings import model as models
 from pipeline.embeddings.embed import (
     BATCHES_AT_ONCE,
@@ -36,6 +36,7 @@ from pipeline.embeddings.takeover import (
     made_by,
 )
 from pipeline.errors import ImgembedError
+from pipeline.examples import sizes
 from pipeline.examples.catalog import find
 from pipeline.examples.decoding import PictureSettings
 from pipeline.examples.pictures import model_encoding
@@ -49,6 +50,7 @@ QUERY = "query"
 TEXT = "text"  # the copy of a query that the model takes
 ROWS = f"{CATALOG}/rows"  # of the catalog, counted by its reader
 QUERIES_TAKEN_OVER = "queries_taken_over"
+_ID_BYTES = 16.0  # of an image's id, about
 
 
 def export_embeddings(
@@ -61,18 +63,21 @@ def export_embeddings(
     shards: int,
     make_pipeline: Callable[[], beam.Pipeline],
     threads: int = 1,
+    max_memory: int | None = None,
     previous: Version | None = None,
     examples: Version | None = None,
 ) -> dict[str, Any]:
     """Embeds the catalog, and the graph's published queries, into `out`.
 
-    shards: parts the work is cut into; nothing that is written depends on it. Without a graph, or
-    with a model that knows no texts, there are no queries. previous: an export whose vectors are
+    shards: parts the work is cut into; threads: at most so many, as fit into `max_memory` bytes.
+    Nothing that is written depends on either. Without a graph, or with a model that knows no texts,
+    there are no queries. previous: an export whose vectors are
     taken over where they still hold. examples: the same images with their neighbours, which are
     embedded in place of the catalog. Returns what the manifest says.
     """
     found = find.inspect(images)
     check_fits(found, model)
+    threads = _threads_within(max_memory, found, images, export, model, threads)
     exporter = Exporter.of(
         found,
         images=images,
@@ -125,6 +130,26 @@ def export_embeddings(
         "counters": runner.counters_of(counts, CATALOG, NAMESPACE, METRICS_NAMESPACE),
         MADE_BY: exporter.made,
     }
+
+
+def _threads_within(
+    limit: int | None,
+    found: find.Catalog,
+    images: ImagesConfig,
+    export: ExportConfig,
+    model: Version,
+    threads: int,
+) -> int:
+    """How many threads fit; ConfigError where not even one does."""
+    held = costs.export_held(
+        images=sizes.estimate_rows(found),
+        id_bytes=_ID_BYTES,
+        side=None if found.feature_dim else model.manifest["image_size"] or images.image_size,
+        files=file_count(sum(info.size for info in found.inputs)),
+        export=export,
+    )
+    remedy = costs.EXPORT_REMEDY
+    return limits.fit(held, limit=limit, shards=1, threads=threads, remedy=remedy)[1]
 
 
 def _counts(

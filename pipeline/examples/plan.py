@@ -41,14 +41,17 @@ class Neighbors:
 class Plan:
     """What a run would read, write and need. Bytes are bytes.
 
-    exact: the rows of the catalog were counted. content_bytes: of an image, prepared as configured.
-    example_bytes: of a record in the files. output_bytes: {layout: {encoding, or "features":
-    bytes}}. notes: what a person should know.
+    exact: the rows of the catalog were counted. input_bytes: of the catalog's own files, or of the
+    pictures that lie in its folders. id_bytes: of an image's id, on average. content_bytes: of an
+    image, prepared as configured. example_bytes: of a record in the files. output_bytes: {layout:
+    {encoding, or "features": bytes}}. notes: what a person should know.
     """
 
     exact: bool
     images: int
     sampled_images: int
+    input_bytes: int
+    id_bytes: float
     feature_dim: int | None
     image_size: int | None
     neighbors: Neighbors
@@ -120,6 +123,8 @@ def plan_examples(
         exact=sample.exact,
         images=total,
         sampled_images=settled.num_rows,
+        input_bytes=sum(info.size for info in found.inputs),
+        id_bytes=pc.mean(pc.binary_length(column(settled, "image_id"))).as_py(),
         feature_dim=spec.feature_dim,
         image_size=None if spec.feature_dim else images.image_size,
         neighbors=neighbors,

@@ -39,8 +39,12 @@ def content_bytes(found: Catalog, images: ImagesConfig, examples: ExamplesConfig
 
 def estimate(found: Catalog, images: ImagesConfig, examples: ExamplesConfig) -> float:
     """About how many bytes all images have once they are prepared."""
-    rows = sum(_estimate_rows(task) for task in found.tasks)
-    return rows * content_bytes(found, images, examples)
+    return estimate_rows(found) * content_bytes(found, images, examples)
+
+
+def estimate_rows(found: Catalog) -> int:
+    """About how many images a catalog has."""
+    return sum(map(_estimate_rows, found.tasks))
 
 
 def _estimate_rows(task: Task) -> int:

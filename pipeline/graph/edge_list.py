@@ -10,12 +10,12 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipeline import ids, progress, runner, schema, storage
+from pipeline import ids, limits, progress, runner, schema, storage
 from pipeline.artifacts import NewVersion
 from pipeline.columnar import Joined, JoinShards, Keyed, concatenate
 from pipeline.config import EdgesConfig, GraphConfig, PrivacyConfig
 from pipeline.errors import ConfigError, ImgembedError
-from pipeline.graph import edges, manifest, output, prune
+from pipeline.graph import edges, list_costs, manifest, output, prune
 from pipeline.graph.counting import NAMESPACE, Layout
 from pipeline.graph.finish import write_graph
 from pipeline.graph.images import IMAGE_SCHEMA
@@ -26,7 +26,7 @@ from pipeline.sorting import changes, order_by
 from pipeline.tables.blocks import Block
 from pipeline.tables.files import TableFile, find_tables
 from pipeline.tables.names import column_names, map_columns
-from pipeline.tables.parts import Part, read_blocks, split_parts
+from pipeline.tables.parts import Part, estimate_rows, read_blocks, split_parts
 from pipeline.writing import WriteRejected, check_rejected, check_written, file_count
 
 SRC, DST, WEIGHT = "src", "dst", "weight"
@@ -36,6 +36,8 @@ SELF_LOOPS, REPEATED, NOT_POSITIVE = "self_loops", "repeated", "not_positive"
 EDGES_LISTED = "edges_listed"
 _LIST_SCHEMA = pa.schema([(SRC, pa.uint64()), (DST, pa.uint64()), (WEIGHT, pa.float64())])
 _BYTES_A_SHARD = 64 << 20
+# Of text, at least; and how many times as much a packed file may hold.
+_BYTES_A_ROW, _MOST_PACKED = 24, 5
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def build_from_edges(
     seed: int,
     shards: int | str,
     threads: int = 1,
+    max_memory: int | None = None,
     out: NewVersion,
     make_pipeline: Callable[[], beam.Pipeline],
 ) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def build_from_edges(
     _check_settings(graph, privacy or PrivacyConfig())
     files = find_edge_list(config)
     size = sum(file.file.size for file in files)
-    layout = _layout(size, shards, threads)
+    layout = layout_of(files, shards, threads, max_memory)
     root = make_pipeline()
     _assemble(root, files, graph, layout, seed, out.path)
     counts = runner.run(root, work=out.file(output.WORK_FOLDER))
@@ -161,11 +164,31 @@ def _check(
         raise ImgembedError(f"graph: symmetry {graph.symmetry} leaves no edge of the list")
 
 
-def _layout(size: int, shards: int | str, threads: int) -> Layout:
-    files = file_count(size)
-    if isinstance(shards, str):
-        shards = max(1, size // _BYTES_A_SHARD)
-    return Layout(shards=-(-shards // files) * files, files=files, threads=threads)
+def layout_of(
+    files: Sequence[EdgeFile], shards: int | str, threads: int, max_memory: int | None = None
+) -> Layout:
+    """Into how many parts the work is cut: by size, or as `runner.shards` says.
+
+    max_memory: bytes that it is cut to fit into, by more shards unless their number is given, and
+    by fewer threads.
+    """
+    size = sum(file.file.size for file in files)
+    outputs = file_count(size)
+    number = shards if isinstance(shards, int) else max(1, size // _BYTES_A_SHARD)
+    rows = sum(map(_estimate_rows, files))
+    held = list_costs.held(rows, files=outputs)
+    cut, threads = limits.fit(held, limit=max_memory, shards=number, threads=threads)
+    shards = cut if isinstance(shards, str) else shards
+    return Layout(shards=-(-shards // outputs) * outputs, files=outputs, threads=threads)
+
+
+def _estimate_rows(file: EdgeFile) -> int:
+    """How many rows a file has; where it does not say so, by its bytes, more rather than fewer."""
+    rows = estimate_rows(file.file)
+    if rows is not None:
+        return rows
+    packed = 1 if file.file.compression == "none" else _MOST_PACKED
+    return packed * file.file.size // _BYTES_A_ROW
 
 
 def _assemble(

@@ -14,10 +14,11 @@ from pipeline.columnar import JoinShards, Keyed
 from pipeline.config import GraphConfig, HoldoutConfig, PrivacyConfig, SessionsConfig
 from pipeline.errors import ConfigError
 from pipeline.graph import clicks, counting, edges, output
+from pipeline.graph.earlier import ReadCounts, decay_counts
 from pipeline.graph.finish import write_graph
 from pipeline.graph.manifest import check_counts, summarize
 from pipeline.graph.noise import NoisyCounts
-from pipeline.graph.previous import Previous, ReadCounts, decay_counts
+from pipeline.graph.previous import Previous
 from pipeline.sessions import events, read
 from pipeline.writing import (
     WriteParquet,

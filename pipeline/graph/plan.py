@@ -16,10 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columnar import concatenate
-from pipeline.config import EdgesConfig, GraphConfig
+from pipeline.config import GraphConfig
 from pipeline.errors import ImgembedError
 from pipeline.graph import costs, counting, holdout, measures, prune, shares
-from pipeline.graph.edge_list import find_edge_list
 from pipeline.graph.growth import (
     RATE_POINTS,
     Rates,
@@ -33,9 +32,8 @@ from pipeline.graph.job import check_settings, layout_of
 from pipeline.graph.names import distinct, look_up
 from pipeline.graph.queries import QUERY_COUNTS, QUERY_USER_COUNTS
 from pipeline.sessions import read
-from pipeline.sessions.sample import RUNS, Sample, measure_head, rows_by_bytes, take_sample
+from pipeline.sessions.sample import Sample, take_sample
 from pipeline.sessions.sessionize import sessionize
-from pipeline.tables.parts import split_parts
 
 MAX_ROWS = 500_000
 _CUT_SESSIONS = 0.1  # sessions that a run may cut in two before a note says so
@@ -360,19 +358,3 @@ def _notes(sample: Sample, settings: counting.Counting) -> list[str]:
     if settings.sessions.previous is not None:
         notes.append("the counts that sessions.previous adds are not in these figures")
     return notes
-
-
-def plan_edges(config: EdgesConfig) -> tuple[int, int, bool]:
-    """(rows, bytes, whether the rows are exact) of a ready edge list."""
-    files = [found.file for found in find_edge_list(config)]
-    parts = [part for file in files for part in split_parts(file)]
-    known = sum(part.rows for part in parts if part.rows is not None)
-    others = [part.file for part in parts if part.rows is None]
-    measured: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for file in others[:RUNS]:
-        measured[file.format, file.compression].append(measure_head(file))
-    return (
-        known + round(sum(rows_by_bytes(file, measured) for file in others)),
-        sum(file.size for file in files),
-        not others,
-    )

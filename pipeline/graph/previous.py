@@ -3,29 +3,21 @@
 Without decay the sum is what all the logs together would give, but for two things: a session that
 goes on over the cut is two sessions, and `users` is the largest number over the parts, since nobody
 can tell which users were in both: a lower bound, the safe side where few users must not show.
+Whether a graph is up to date depends on them, so that this module loads no Beam.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import apache_beam as beam
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema, storage
 from pipeline.artifacts import Version
-from pipeline.columnar import Keyed
 from pipeline.errors import ConfigError, ImgembedError
-from pipeline.graph.holdout import Clock
-from pipeline.graph.names import split_by
-from pipeline.graph.strength import decayed
-from pipeline.reading import read_row_groups
 
-_DAY = 86_400e6  # microseconds
 # Settings that decide what a count is; sums of different counts would mean nothing.
 _MUST_AGREE = (
     ("seed",),
@@ -105,39 +97,3 @@ def _at(settings: Mapping[str, Any], place: Sequence[str]) -> Any:
     for key in place:
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
-
-
-@dataclass
-class ReadCounts(beam.PTransform):
-    """Tables of an earlier run, cut for the shards of this one.
-
-    Input: the root. Output: (shard, pa.Table). column: of hashes, that the shards are ranges of.
-    """
-
-    files: Sequence[str]
-    column: str
-    bounds: np.ndarray
-
-    def expand(self, root: beam.Pipeline) -> beam.PCollection[Keyed]:
-        return (
-            root
-            | "CountFiles" >> beam.Create(list(self.files)).with_output_types(str)
-            | "ReadCounts" >> beam.FlatMap(self._read).with_output_types(Keyed)
-        )
-
-    def _read(self, path: str) -> Iterator[Keyed]:
-        for table in read_row_groups(path):
-            yield from split_by(table, self.column, self.bounds)
-
-
-def decay_counts(
-    keyed: Keyed, clock: Clock, *, counted_until: int | None, half_life_days: float | None
-) -> Keyed:
-    """Pairs of an earlier run as they are at the newest event of this one."""
-    shard, table = keyed
-    if clock.newest is None or counted_until is None:
-        return keyed
-    days = max(0, clock.newest - counted_until) / _DAY
-    units = decayed(table["strength"].to_numpy(), days=days, half_life_days=half_life_days)
-    column = table.column_names.index("strength")
-    return shard, table.set_column(column, "strength", pa.array(units))
