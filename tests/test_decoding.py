@@ -33,13 +33,13 @@ def photo(seed: int) -> bytes:
     return sink.getvalue()
 
 
-def slow_jpeg() -> bytes:
+def slow_jpeg(scans: int = 2_000) -> bytes:
     """4 megapixels in 100 kB that take ten seconds: the same scan refines them over and over."""
     sink = io.BytesIO()
     Image.new("L", (2000, 2000), 90).save(sink, "JPEG", progressive=True)
     data = sink.getvalue()
     last_scan = data.rindex(b"\xff\xda")
-    return data[:last_scan] + data[last_scan:-2] * 2_000 + b"\xff\xd9"
+    return data[:last_scan] + data[last_scan:-2] * scans + b"\xff\xd9"
 
 
 def expected(data: bytes) -> pictures.Picture | str:
@@ -82,6 +82,12 @@ def is_alive(pid: int) -> bool:
     """Not so for a zombie: an orphan is one until the system's first process looks at it."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return found.stdout.strip()[:1] not in ("", "Z")
+
+
+def is_at_work(pid: int) -> bool:
+    """Whether it has computed for a second, which is longer than it takes to start."""
+    found = subprocess.run(["ps", "-o", "time=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip() not in ("", "00:00:00")
 
 
 def ends_within(seconds: float, pid: int) -> bool:
@@ -157,12 +163,35 @@ def test_time_that_the_caller_takes_is_not_the_pictures():
 
 
 @pytest.mark.parametrize("ending", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_crash_costs_one_picture(ending):
+def test_a_picture_that_crashes_two_processes_is_rejected_and_its_neighbours_are_not(ending):
     answers = decode_pictures([photo(0), slow_jpeg(), photo(1), photo(2)], SETTINGS)
+    assert next(answers) == expected(photo(0))
+    killed = []
+
+    def kill_both():
+        while len(killed) < 2:
+            for process in set(decoders()) - set(killed):
+                if is_at_work(process):
+                    os.kill(process, ending)
+                    killed.append(process)
+            time.sleep(0.1)
+
+    killer = threading.Thread(target=kill_both)
+    killer.start()
+    assert list(answers) == [CRASHED, expected(photo(1)), expected(photo(2))]
+    killer.join()
+    assert len(killed) == 2
+    assert not set(killed) & set(decoders())
+
+
+@pytest.mark.parametrize("ending", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_process_that_is_killed_at_its_picture_costs_nothing(ending):
+    contents = [photo(0), slow_jpeg(400), photo(1)]
+    answers = decode_pictures(contents, SETTINGS)
     assert next(answers) == expected(photo(0))
     (process,) = decoders()
     os.kill(process, ending)
-    assert list(answers) == [CRASHED, expected(photo(1)), expected(photo(2))]
+    assert list(answers) == [expected(data) for data in contents[1:]]
     assert process not in decoders()
 
 

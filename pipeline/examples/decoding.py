@@ -1,8 +1,9 @@
 """Pictures decoded in processes of their own: one that hangs or crashes costs one picture.
 
-In: the bytes of picture files. Out: pictures.Picture, or the reason why there is none. Each thread
-has a process that it keeps, `decode_worker`, so that threads decode on all cores without Python's
-lock.
+A process may also be killed through no fault of its picture, where memory is short for one: the
+picture is given to a second process, and only one that ends that as well is rejected. In: the bytes
+of picture files. Out: pictures.Picture, or the reason why there is none. Each thread has a process
+that it keeps, `decode_worker`, so that threads decode on all cores without Python's lock.
 """
 
 from __future__ import annotations
@@ -121,13 +122,16 @@ class _Lease:
 
 
 def _decode_group(group: list[bytes], lease: _Lease) -> Iterator[Picture | str]:
-    done = 0
+    done, crashed_at = 0, -1
     while done < len(group):
         try:
             for answer in lease.worker().decode(group[done:]):
                 done += 1
                 yield answer
         except _GivenUpError as error:
+            if str(error) == CRASHED and crashed_at != done:
+                crashed_at = done
+                continue
             done += 1
             yield str(error)
 
