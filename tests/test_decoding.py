@@ -33,13 +33,13 @@ def photo(seed: int) -> bytes:
     return sink.getvalue()
 
 
-def slow_jpeg() -> bytes:
+def slow_jpeg(scans: int = 2_000) -> bytes:
     """4 megapixels in 100 kB that take ten seconds: the same scan refines them over and over."""
     sink = io.BytesIO()
     Image.new("L", (2000, 2000), 90).save(sink, "JPEG", progressive=True)
     data = sink.getvalue()
     last_scan = data.rindex(b"\xff\xda")
-    return data[:last_scan] + data[last_scan:-2] * 2_000 + b"\xff\xd9"
+    return data[:last_scan] + data[last_scan:-2] * scans + b"\xff\xd9"
 
 
 def expected(data: bytes) -> pictures.Picture | str:
@@ -157,12 +157,34 @@ def test_time_that_the_caller_takes_is_not_the_pictures():
 
 
 @pytest.mark.parametrize("ending", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_crash_costs_one_picture(ending):
+def test_a_picture_on_which_the_decoder_crashes_twice_is_rejected_and_no_other_one(ending):
     answers = decode_pictures([photo(0), slow_jpeg(), photo(1), photo(2)], SETTINGS)
     assert next(answers) == expected(photo(0))
-    (process,) = decoders()
-    os.kill(process, ending)
+    (first,) = decoders()
+    killed = []
+
+    def end_both():
+        os.kill(first, ending)
+        while not (found := set(decoders()) - {first}):
+            time.sleep(0.05)
+        time.sleep(0.5)  # it has begun by then
+        killed.extend(found)
+        os.kill(killed[0], ending)
+
+    thread = threading.Thread(target=end_both)
+    thread.start()
     assert list(answers) == [CRASHED, expected(photo(1)), expected(photo(2))]
+    thread.join()
+    assert not {first, *killed} & set(decoders())
+
+
+def test_a_process_that_is_killed_at_a_picture_costs_nothing():
+    slow = slow_jpeg(300)
+    answers = decode_pictures([photo(0), slow, photo(1)], SETTINGS)
+    assert next(answers) == expected(photo(0))
+    (process,) = decoders()
+    os.kill(process, signal.SIGKILL)
+    assert list(answers) == [expected(slow), expected(photo(1))]
     assert process not in decoders()
 
 

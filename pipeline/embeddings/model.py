@@ -61,7 +61,7 @@ def _loaded(path: str) -> Any:
 
     try:
         return tf.saved_model.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise ImgembedError(f"model {path}: cannot be loaded as a SavedModel ({reason})") from error
 

@@ -1,5 +1,7 @@
 """Pictures decoded in processes of their own: one that hangs or crashes costs one picture.
 
+One that crashes is tried a second time: what ended the process may not have been the picture.
+
 In: the bytes of picture files. Out: pictures.Picture, or the reason why there is none. Each thread
 has a process that it keeps, `decode_worker`, so that threads decode on all cores without Python's
 lock.
@@ -121,13 +123,17 @@ class _Lease:
 
 
 def _decode_group(group: list[bytes], lease: _Lease) -> Iterator[Picture | str]:
-    done = 0
+    done, crashed = 0, -1
     while done < len(group):
         try:
             for answer in lease.worker().decode(group[done:]):
                 done += 1
                 yield answer
         except _GivenUpError as error:
+            # A process may be ended for what is no picture's fault, as where memory is short.
+            if str(error) == CRASHED and crashed != done:
+                crashed = done
+                continue
             done += 1
             yield str(error)
 
