@@ -186,7 +186,7 @@ def unreadable(run_dir: Path) -> list[str]:
         except (OSError, ValueError) as error:
             found.append(f"{stage} {name}: no manifest ({error})")
             continue
-        for file, size in manifest["files"].items():
+        for file, size in manifest["file_bytes"].items():
             why = _unreadable(folder / file, size)
             found += [f"{stage} {name}/{file}: {why}"] if why else []
     return found

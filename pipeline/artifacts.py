@@ -37,7 +37,7 @@ KEEPS = "keeps"
 # Manifest key: which files a version was made of, as `file_marks` tells it.
 INPUTS = "inputs"
 # Manifest key: {file of the version: its bytes}, the manifest aside.
-FILES = "files"
+FILE_BYTES = "file_bytes"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class NewVersion:
 
     def commit(self, manifest: Mapping[str, Any]) -> Version:
         """Writes the manifest and then names this version in CURRENT."""
-        content = {"stage": self.stage, "version": self.name, **manifest, FILES: _sizes(self.path)}
+        made_here = {"stage": self.stage, "version": self.name}
+        content = {**made_here, **manifest, FILE_BYTES: _sizes(self.path)}
         storage.write_atomic(self.file(schema.MANIFEST_FILE), to_json(content))
         pointer = storage.join(self.folder, schema.CURRENT_FILE)
         storage.write_atomic(pointer, f"{self.name}\n".encode())
@@ -265,7 +266,7 @@ def damage(version: Version) -> str | None:
     By their sizes, which every file system tells without reading. A version that an earlier
     imgembed made, which noted none, is taken as it is.
     """
-    wanted = version.manifest.get(FILES)
+    wanted = version.manifest.get(FILE_BYTES)
     if not wanted:
         return None
     found = _sizes(version.path)

@@ -269,7 +269,7 @@ def test_a_file_that_was_cut_or_lost_after_the_commit_is_named(tmp_path):
     run = RunDir.open(str(tmp_path), keep=9)
     commit(run, fingerprint="one")
     version = commit(run, fingerprint="one")
-    assert version.manifest["files"] == {"data.txt": 4}
+    assert version.manifest["file_bytes"] == {"data.txt": 4}
     assert damage(version) is None
     assert run.with_fingerprint("graph", "one") == version
     os.truncate(version.file("data.txt"), 3)
@@ -281,14 +281,14 @@ def test_a_file_that_was_cut_or_lost_after_the_commit_is_named(tmp_path):
     os.unlink(version.file("data.txt"))
     assert damage(version) == f"{version.file('data.txt')}: is gone since it was committed"
     # A version of an earlier imgembed tells nothing of its files.
-    older = {key: value for key, value in version.manifest.items() if key != "files"}
+    older = {key: value for key, value in version.manifest.items() if key != "file_bytes"}
     assert damage(Version("graph", version.name, version.path, older)) is None
 
 
 def test_the_manifest_is_json_in_a_fixed_order(tmp_path):
     version = commit(RunDir.open(str(tmp_path)), zebra=1, ant="ü")
     text = Path(version.file("manifest.json")).read_text()
-    assert list(json.loads(text)) == ["stage", "version", "zebra", "ant", "files"]
+    assert list(json.loads(text)) == ["stage", "version", "zebra", "ant", "file_bytes"]
     assert "ü" in text
 
 
