@@ -14,7 +14,7 @@ import click
 from cli import terminal
 from cli.settings import Config
 from pipeline import schema, storage
-from pipeline.artifacts import RunDir, Version
+from pipeline.artifacts import RunDir, Version, check_undamaged
 from pipeline.errors import ImgembedError
 from pipeline.examples.pictures import PictureError
 
@@ -62,6 +62,7 @@ class Searcher:
         embeddings = run.require(schema.EMBEDDINGS)
         made = run.current(schema.INDEX)
         source = made if made is not None and is_of(made, embeddings) else embeddings
+        check_undamaged(source)
         return cls(config, embeddings, SearchIndex.open(source), source)
 
     @property
@@ -79,6 +80,7 @@ class Searcher:
         from pipeline.embeddings.search import QueryEncoder
 
         model = RunDir.open(self.config.run_dir).require(schema.MODEL)
+        check_undamaged(model)
         return QueryEncoder.open(model, self.embeddings)
 
     def search(self, query: Query, k: int) -> list[Hit]:

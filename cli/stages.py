@@ -27,6 +27,7 @@ from pipeline.artifacts import (
     NewVersion,
     RunDir,
     Version,
+    check_undamaged,
     file_marks,
     fingerprint,
     to_json,
@@ -542,6 +543,7 @@ class Stages:
         """The version that is up to date, and how it came to be in force; None, made = none is."""
         current = self.run.current(stage)
         if current and current.manifest.get("fingerprint") == mark:
+            check_undamaged(current)
             self.terminal.say(f"[green]✓[/] {stage} {current.name} is up to date")
             return current, REUSED
         older = self.run.with_fingerprint(stage, mark)
@@ -565,6 +567,8 @@ class Stages:
         upstream: Sequence[Version],
     ) -> Version:
         began = time.time()
+        for version_before in upstream:
+            check_undamaged(version_before)
         with self.run.begin(stage) as new:
             if title:
                 with self.terminal.step(title):

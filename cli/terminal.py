@@ -8,6 +8,7 @@ work: what a full disk or a terminal that was closed does not take is lost.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -228,12 +229,16 @@ def _explain(error: Exception, command: str, run_path: str, log_path: str) -> st
     return f"{command} failed: {type(error).__name__}: {detail} (details: {log_path})"
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The error of the system that this is, or that Beam made this of."""
-    while error is not None and not isinstance(error, OSError):
-        of_beam = "[while running" in str(error)
-        error = error.__cause__ or (error.__context__ if of_beam else None)
-    return error
+def _system_error(error: BaseException) -> OSError | None:
+    """The error of the system that this is, or that Beam or TensorFlow made this of."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        of_beam = "[while running" in str(cause)
+        cause = cause.__cause__ or (cause.__context__ if of_beam else None)
+    full = os.strerror(errno.ENOSPC)
+    if cause is None and full in str(error):  # TensorFlow has an error of its own for it
+        return OSError(errno.ENOSPC, full)
+    return cause
 
 
 class _Forgiving(io.FileIO):

@@ -12,7 +12,8 @@ anew, under the lock; where there are no locks, after the next commit.
 
 A version with a manifest is whole, and can be put in force again (`put_in_force`), whether it was
 so before or a crash came between its manifest and `CURRENT`. So a version is removed manifest
-first.
+first. The manifest lists the version's files with their sizes: one that was cut or lost since, as
+by a full or failing disk or by hand, is known before anything is made of it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ KEPT_VERSIONS = 2  # that stay after a commit, unless the configuration says oth
 KEEPS = "keeps"
 # Manifest key: which files a version was made of, as `file_marks` tells it.
 INPUTS = "inputs"
+# Manifest key: {file of the version: its bytes}, the manifest aside.
+FILE_BYTES = "file_bytes"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class NewVersion:
 
     def commit(self, manifest: Mapping[str, Any]) -> Version:
         """Writes the manifest and then names this version in CURRENT."""
-        content = {"stage": self.stage, "version": self.name, **manifest}
+        made_here = {"stage": self.stage, "version": self.name}
+        content = {**made_here, **manifest, FILE_BYTES: _sizes(self.path)}
         storage.write_atomic(self.file(schema.MANIFEST_FILE), to_json(content))
         pointer = storage.join(self.folder, schema.CURRENT_FILE)
         storage.write_atomic(pointer, f"{self.name}\n".encode())
@@ -136,27 +140,31 @@ class RunDir:
         if name is None:
             return None
         pointer = storage.join(self.path, stage, schema.CURRENT_FILE)
-        path = storage.join(self.path, stage, name)
-        manifest = storage.join(path, schema.MANIFEST_FILE)
         try:
-            with storage.open_read(manifest) as file:
-                return Version(stage, name, path, json.load(file))
+            return self._read(stage, name)
         except (OSError, ValueError) as error:
             raise ImgembedError(
                 f"{pointer}: names version {name!r}, whose {schema.MANIFEST_FILE} cannot be read "
-                f"({error}); make the stage anew with: {schema.STAGE_COMMANDS[stage]} --force, or "
-                f"take an older version with: imgembed runs rollback {stage}"
+                f"({error}); {_remedy(stage)}"
             ) from error
+
+    def _read(self, stage: str, name: str) -> Version:
+        """A version as its manifest has it; OSError or ValueError where that cannot be read."""
+        if not _VERSION_NAME.fullmatch(name):
+            raise ValueError("that is no version's name")
+        path = storage.join(self.path, stage, name)
+        with storage.open_read(storage.join(path, schema.MANIFEST_FILE)) as file:
+            content = json.load(file)
+        if not isinstance(content, dict) or content.get("stage") != stage:
+            raise ValueError(f"it is no manifest of the stage {stage}")
+        return Version(stage, name, path, content)
 
     def version(self, stage: str, name: str) -> Version | None:
         """A whole version, in force or not; None where it is gone, or its manifest is damaged."""
-        path = storage.join(self.path, stage, name)
-        manifest = storage.join(path, schema.MANIFEST_FILE)
-        if not storage.exists(manifest):
+        if not self._is_whole(stage, name):
             return None
         try:
-            with storage.open_read(manifest) as file:
-                return Version(stage, name, path, json.load(file))
+            return self._read(stage, name)
         except ValueError:
             return None
 
@@ -166,9 +174,9 @@ class RunDir:
         return [version for version in found if version is not None]
 
     def with_fingerprint(self, stage: str, mark: str) -> Version | None:
-        """The newest whole version of that fingerprint, if there is one."""
+        """The newest whole version of that fingerprint with all its files, if there is one."""
         found = [v for v in self.whole(stage) if v.manifest.get("fingerprint") == mark]
-        return found[-1] if found else None
+        return next((v for v in reversed(found) if damage(v) is None), None)
 
     def put_in_force(self, version: Version) -> None:
         """Names a whole version in CURRENT, at once or not at all."""
@@ -176,6 +184,8 @@ class RunDir:
         with locking.alone_in(self.path):
             if self.version(version.stage, version.name) is None:
                 raise ImgembedError(f"{version.path}: is gone, or not whole")
+            if damaged := damage(version):
+                raise ImgembedError(f"{damaged}; this version cannot be put in force")
             storage.write_atomic(pointer, f"{version.name}\n".encode())
 
     def remove(self, version: Version) -> None:
@@ -248,6 +258,45 @@ class RunDir:
         for name in self._versions(stage):
             if name not in kept:
                 _remove(storage.join(self.path, stage, name))
+
+
+def damage(version: Version) -> str | None:
+    """Which file of a version is not as it was committed, and how; None where all are.
+
+    By their sizes, which every file system tells without reading. A version that an earlier
+    imgembed made, which noted none, is taken as it is.
+    """
+    wanted = version.manifest.get(FILE_BYTES)
+    if not wanted:
+        return None
+    found = _sizes(version.path)
+    for name, size in wanted.items():
+        path = version.file(name)
+        if name not in found:
+            return f"{path}: is gone since it was committed"
+        if found[name] != size:
+            return f"{path}: has {found[name]:,} bytes, and {size:,} were committed"
+    return None
+
+
+def check_undamaged(version: Version) -> None:
+    """ImgembedError that says what can be done where a file of a version is cut or gone."""
+    if damaged := damage(version):
+        raise ImgembedError(f"{damaged}; {_remedy(version.stage)}")
+
+
+def _remedy(stage: str) -> str:
+    return (
+        f"make the stage anew with: {schema.STAGE_COMMANDS[stage]} --force, or take an older "
+        f"version with: imgembed runs rollback {stage}"
+    )
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    """{file below a version's folder: its bytes}, the manifest aside."""
+    start = len(folder.rstrip("/")) + 1
+    sizes = {info.path[start:]: info.size for info in storage.list_files(folder)}
+    return {name: size for name, size in sizes.items() if name != schema.MANIFEST_FILE}
 
 
 def _remove(folder: str) -> None:

@@ -126,7 +126,8 @@ HOLDOUT = [
 def commit(found: Version) -> Version:
     """Writes what makes the folder of a version the one in force of its run."""
     folder = Path(found.path)
-    (folder / schema.MANIFEST_FILE).write_text(json.dumps(found.manifest))
+    manifest = {"stage": found.stage, **found.manifest}
+    (folder / schema.MANIFEST_FILE).write_text(json.dumps(manifest))
     (folder.parent / schema.CURRENT_FILE).write_text(f"{found.name}\n")
     return found
 

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_logs import run_command
 
 from pipeline import locking, storage
-from pipeline.artifacts import RunDir, fingerprint
+from pipeline.artifacts import RunDir, Version, check_undamaged, damage, fingerprint
 from pipeline.errors import ImgembedError
 
 
@@ -62,7 +63,9 @@ def test_a_version_that_a_crash_left_between_its_manifest_and_current_is_whole(t
     run = RunDir.open(str(tmp_path))
     commit(run, fingerprint="one")
     shutil.copytree(tmp_path / "graph" / "v0001", tmp_path / "graph" / "v0002")
-    (tmp_path / "graph" / "v0002" / "manifest.json").write_text('{"fingerprint": "two"}')
+    (tmp_path / "graph" / "v0002" / "manifest.json").write_text(
+        '{"stage": "graph", "fingerprint": "two"}'
+    )
     assert run.require("graph").name == "v0001"
     with pytest.raises(RuntimeError), run.begin("graph"):
         raise RuntimeError
@@ -238,18 +241,54 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
         RunDir.open(str(tmp_path / "thesis.tex"))
 
 
-def test_a_damaged_manifest_is_one_line(tmp_path):
+@pytest.mark.parametrize("content", ["{", "[]", '{"other": 1}', '{"stage": "model"}', "null", ""])
+def test_a_damaged_manifest_is_one_line(tmp_path, content):
     run = RunDir.open(str(tmp_path))
     version = commit(run)
-    Path(version.file("manifest.json")).write_text("{")
+    Path(version.file("manifest.json")).write_text(content)
     with pytest.raises(ImgembedError, match="make the stage anew with: imgembed build-graph"):
         run.current("graph")
+    assert run.whole("graph") == []
+    assert run.with_fingerprint("graph", "one") is None
+    assert run_command("runs", "list", "--run-dir", tmp_path) == 0
+
+
+@pytest.mark.parametrize("name", [b"v0009", b"", b"\xff\x00", b"../../other/graph/v0001"])
+def test_a_pointer_to_what_is_no_version_is_one_line(tmp_path, name):
+    commit(RunDir.open(str(tmp_path / "other")))
+    run = RunDir.open(str(tmp_path / "run"))
+    commit(run)
+    (tmp_path / "run" / "graph" / "CURRENT").write_bytes(name + b"\n")
+    with pytest.raises(ImgembedError, match="or take an older version with: imgembed runs roll"):
+        run.current("graph")
+    assert run_command("runs", "rollback", "graph", "v0001", "--run-dir", run.path) == 0
+    assert run.require("graph").name == "v0001"
+
+
+def test_a_file_that_was_cut_or_lost_after_the_commit_is_named(tmp_path):
+    run = RunDir.open(str(tmp_path), keep=9)
+    commit(run, fingerprint="one")
+    version = commit(run, fingerprint="one")
+    assert version.manifest["file_bytes"] == {"data.txt": 4}
+    assert damage(version) is None
+    assert run.with_fingerprint("graph", "one") == version
+    os.truncate(version.file("data.txt"), 3)
+    with pytest.raises(ImgembedError, match=r"data.txt: has 3 bytes, and 4 were committed; make"):
+        check_undamaged(version)
+    with pytest.raises(ImgembedError, match="cannot be put in force"):
+        run.put_in_force(version)
+    assert run.with_fingerprint("graph", "one").name == "v0001"
+    os.unlink(version.file("data.txt"))
+    assert damage(version) == f"{version.file('data.txt')}: is gone since it was committed"
+    # A version of an earlier imgembed tells nothing of its files.
+    older = {key: value for key, value in version.manifest.items() if key != "file_bytes"}
+    assert damage(Version("graph", version.name, version.path, older)) is None
 
 
 def test_the_manifest_is_json_in_a_fixed_order(tmp_path):
     version = commit(RunDir.open(str(tmp_path)), zebra=1, ant="ü")
     text = Path(version.file("manifest.json")).read_text()
-    assert list(json.loads(text)) == ["stage", "version", "zebra", "ant"]
+    assert list(json.loads(text)) == ["stage", "version", "zebra", "ant", "file_bytes"]
     assert "ü" in text
 
 

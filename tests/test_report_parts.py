@@ -1,6 +1,5 @@
 """What the report computes, against plain references: graph figures, verdicts, samples, the map."""
 
-import json
 import re
 from pathlib import Path
 
@@ -423,6 +422,6 @@ def test_labels_beyond_those_with_a_colour_are_one_group():
 
 def test_the_report_is_a_stage_of_a_run_directory(tmp_path):
     (tmp_path / "report" / "v0001").mkdir(parents=True)
-    (tmp_path / "report" / "v0001" / "manifest.json").write_text(json.dumps({"report": "x"}))
+    (tmp_path / "report" / "v0001" / "manifest.json").write_text('{"stage": "report"}')
     (tmp_path / "report" / "CURRENT").write_text("v0001\n")
-    assert RunDir.open(str(tmp_path)).require(schema.REPORT).manifest == {"report": "x"}
+    assert RunDir.open(str(tmp_path)).require(schema.REPORT).manifest == {"stage": "report"}

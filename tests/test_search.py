@@ -226,6 +226,16 @@ def test_the_command_searches_by_id_without_beam_and_tensorflow(tmp_path: Path) 
     assert not (tmp_path / "run" / schema.LOGS_FOLDER).exists()
 
 
+def test_what_was_cut_after_its_commit_is_not_searched(tmp_path: Path) -> None:
+    config, embeddings = run_of(tmp_path)
+    index = make_index(tmp_path / "run", embeddings)
+    Searcher.open(config)
+    vectors = Path(index.file(schema.INDEX_VECTORS_FILE))
+    vectors.write_bytes(vectors.read_bytes()[:-1])
+    with pytest.raises(ImgembedError, match=r"vectors.npy: has \d+ bytes, and \d+ were committed"):
+        Searcher.open(config)
+
+
 def test_without_a_query_and_a_terminal_it_says_what_to_give(tmp_path: Path, capsys) -> None:
     assert run(["search", "--run-dir", str(tmp_path)]) == 2
     assert "nothing to search for: give --text" in capsys.readouterr().err

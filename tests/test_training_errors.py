@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_examples
 from tiny_examples import Form
 
+from cli import terminal
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ConfigError, ImgembedError
@@ -237,3 +239,16 @@ def test_agreement_with_neither_labels_nor_queries(pictures: Version, tmp_path: 
         check(ExampleFiles.open(bare), ModelConfig(agreement="gam"), TrainingConfig(), graph=silent)
     asked = Version("graph", "v0001", "graph", {"counts": {"queries": {"published": 7}}})
     check(ExampleFiles.open(bare), ModelConfig(agreement="gam"), TrainingConfig(), graph=asked)
+
+
+def test_a_full_disk_that_tensorflow_meets_is_the_line_of_any_full_disk(tmp_path: Path) -> None:
+    def write() -> None:
+        with (
+            terminal.opened("train", str(tmp_path), quiet=True),
+            tf.io.gfile.GFile("/dev/full", "wb") as file,
+        ):
+            file.write(b"x" * 1_000_000)
+            file.flush()
+
+    with pytest.raises(ImgembedError, match=f"^no space left on the disk of {tmp_path}: free some"):
+        write()

@@ -61,7 +61,8 @@ def _loaded(path: str) -> Any:
 
     try:
         return tf.saved_model.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
+        # IndexError is what TensorFlow says of weights that are cut.
         reason = str(error).splitlines()[0]
         raise ImgembedError(f"model {path}: cannot be loaded as a SavedModel ({reason})") from error
 
