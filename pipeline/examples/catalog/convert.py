@@ -18,6 +18,7 @@ from pipeline.examples.catalog import rows
 from pipeline.examples.catalog.words import WordLists, Words
 from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Converter, Faults, Values
+from pipeline.tables.objects import python_values
 from pipeline.tables.values import is_bytes, is_list, note
 
 _SEPARATORS = re.compile(r"[\s;,]+")
@@ -54,7 +55,7 @@ def convert_features(values: Values, faults: Faults) -> pa.Array:
     """
     found = _number_lists(values)
     if found is None:
-        each = values if isinstance(values, list) else values.to_pylist()
+        each = values if isinstance(values, list) else python_values(values)
         found = pa.array(list(_parsed(each)), pa.list_(pa.float32()))
     lengths = pc.fill_null(pc.list_value_length(found), 0).to_numpy(zero_copy_only=False)
     numbers = _single(found.flatten())

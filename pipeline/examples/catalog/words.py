@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Faults, Values
+from pipeline.tables.objects import python_values
 from pipeline.tables.values import is_bytes, is_list, is_text, note
 
 _BREAKS = r"[\n\r\x00]"
@@ -127,7 +128,7 @@ def _texts(values: Values, numbers: bool, reason: str, faults: Faults) -> pa.Arr
     if whole is not None:
         return whole
     texts: list[str | None] = []
-    for index, value in enumerate(values if isinstance(values, list) else values.to_pylist()):
+    for index, value in enumerate(values if isinstance(values, list) else python_values(values)):
         text = _text(value, numbers)
         if text is None and not _is_missing(value):
             note(faults, index, reason)
