@@ -35,4 +35,5 @@ def echo(text: str, *, err: bool = False) -> None:
     """Prints a result: as it is for a program, in `lines` where somebody reads it on a terminal."""
     stream = sys.stderr if err else sys.stdout
     for_people = stream is not None and stream.isatty()
-    click.echo(lines(text) if for_people else text, err=err)
+    # color: or click takes escapes out of ids that a program is to get as they are.
+    click.echo(lines(text) if for_people else text, err=err, color=True)
