@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := setup.py requirements.lock
 JOBS ?= auto
 
-.PHONY: demo test test-engines lint types docs lock wheel clean
+.PHONY: demo test test-engines fuzz lint types docs lock wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/imgembed demo
@@ -36,6 +36,13 @@ test-engines: $(VENV)/.installed-test
 	test ! -f $(ENGINES)/$(FLINK_JAR)-$(BEAM).jar || \
 	  $(BIN)/pip download --quiet --no-deps --dest $(ENGINES) $(FLINK_LIBRARIES)
 	IMGEMBED_ENGINES=$(ENGINES) $(BIN)/python -m pytest -m engine -rs tests/test_engines.py
+
+# Malformed input by the thousand, other cases each time; what fails prints how to have it again.
+CASES ?= 10000
+MINUTES ?= 60
+
+fuzz: $(VENV)/.installed-test
+	IMGEMBED_FUZZ=$(CASES) timeout $(MINUTES)m $(BIN)/python -m pytest tests/test_fuzz_*.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import click
-
 from cli import places, summaries, terminal
+from cli.printing import echo
 from cli.settings import Config, load
 from cli.stages import Stages
 from pipeline.artifacts import RunDir, Version
@@ -81,7 +80,7 @@ def stages(
 def _print(command: Command) -> None:
     if command.as_json:
         content = {version.stage: version.manifest for version in command.results}
-        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        echo(json.dumps(content, indent=2, ensure_ascii=False))
         return
     for version in command.results:
-        click.echo(summaries.summarize(version))
+        echo(summaries.summarize(version))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import click
 import pyarrow.parquet as pq
 from rich.console import Console
 
 from cli import summaries, terminal
 from cli.contact_sheet import Answer, Row, write_contact_sheet
 from cli.indexing import make_index
+from cli.printing import echo
 from cli.report.stage import make_report
 from cli.sampling import draw_world, world_paths
 from cli.searching import search_run
@@ -50,7 +50,7 @@ def run_demo(
             examples = _queries(data)
             write_contact_sheet(sheet, _rows(config, data, *examples))
         page = make_report(stages).file(schema.REPORT_FILE)
-    click.echo(_report(evaluation, sheet, page, run_dir, *examples))
+    echo(_report(evaluation, sheet, page, run_dir, *examples))
 
 
 def _truth(data: str) -> dict[str, dict[str, object]]:

@@ -8,10 +8,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-import click
-
 from cli import doctor_machine, doctor_packages, terminal
 from cli.findings import FAILED, MARKS, OK, WARNING, Finding
+from cli.printing import echo
 from cli.settings import Config
 from pipeline.errors import ImgembedError
 
@@ -27,13 +26,13 @@ def examine(config: Config, *, submit: bool, as_json: bool) -> int:
     for finding in findings(config, submit=submit):
         found.append(finding)
         if not as_json:
-            click.echo(_line(finding))
+            echo(_line(finding))
     failed = [finding for finding in found if finding.state == FAILED]
     if as_json:
         content = {"ok": not failed, "findings": [finding.to_json() for finding in found]}
-        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        echo(json.dumps(content, indent=2, ensure_ascii=False))
     else:
-        click.echo(_end(found, failed))
+        echo(_end(found, failed))
     return 1 if failed else 0
 
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import click
 import pyarrow as pa
 
 from cli import summaries, terminal
+from cli.printing import echo
 from cli.settings import Config
 from pipeline.judgments import read_judgments
 from trainer.evaluation.config import EvaluationConfig
@@ -35,7 +35,7 @@ def compare_runs(config: Config, first: str, second: str, *, quiet: bool, as_jso
     with terminal.opened("compare", second, quiet=quiet) as shown, shown.step("Comparing"):
         result = compare(*sides, config=config.evaluation, seed=config.seed, judgments=judgments)
     result = {**result, "verdicts": verdicts(result)}
-    click.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else _text(result))
+    echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else _text(result))
 
 
 def _text(result: Mapping[str, Any]) -> str:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import click
-
+from cli.printing import echo
 from pipeline.artifacts import RunDir
 from pipeline.embeddings.explain import explain
 
@@ -19,10 +18,10 @@ def print_explanation(run_dir: str, first: str, second: str, *, as_json: bool) -
     """Prints it; ids and queries are other people's input, and come out without control codes."""
     found = explain(RunDir.open(run_dir), first, second)
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     for name, text in _lines(found):
-        click.echo(f"{name:{_WIDTH}}{text}")
+        echo(f"{name:{_WIDTH}}{text}")
 
 
 def shown(text: str) -> str:

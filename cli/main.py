@@ -32,6 +32,7 @@ from cli.commands.sample import sample
 from cli.commands.search import search
 from cli.commands.train import train
 from cli.interruption import ENDINGS
+from cli.printing import printable
 from pipeline import storage
 from pipeline.errors import ConfigError, ImgembedError
 
@@ -70,6 +71,9 @@ def cli() -> None:
 
 for _command in COMMANDS:
     cli.add_command(_command)
+
+
+_LONGEST = 2_000  # characters of an error: a file may have ten thousand columns
 
 
 class Stopped(BaseException):
@@ -152,9 +156,15 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
+def _line(message: str) -> str:
+    """The message on one line, without what a terminal would obey, at a length that one reads."""
+    text = printable(" ".join(message.split()))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 def _fail(message: str, code: int) -> int:
     try:
-        click.echo(f"imgembed: {' '.join(message.split())}", err=True)
+        click.echo(f"imgembed: {_line(message)}", err=True)
     except OSError:  # there is no place left to say it; the exit code does
         sys.stderr = None
     return code

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +18,7 @@ from cli.budget import Budget, Need, beyond
 from cli.figures import say_about, say_bytes, say_duration
 from cli.forecast import Catalog, Forecast, forecasts
 from cli.machine import available_disk, available_memory
+from cli.printing import echo
 from cli.settings import Config
 from cli.versions import rows_of
 from pipeline import schema
@@ -83,11 +83,11 @@ def show_plan(config: Config, *, budget: Budget | None = None, as_json: bool) ->
         }
         if budget:
             content["beyond_budget"] = missing
-        click.echo(json.dumps(content, indent=2))
+        echo(json.dumps(content, indent=2))
     else:
         for part in parts.values():
             for line in (*part.lines, *(f"  ! {note}" for note in part.notes)):
-                click.echo(line)
+                echo(line)
     if missing:
         raise ImgembedError(f"beyond the budget: {'; '.join(missing)}")
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 import click
 
 from cli import terminal
-from cli.searching import Query, Searcher, print_hits, printable
+from cli.printing import printable
+from cli.searching import Query, Searcher, print_hits
 from cli.settings import Config
 from cli.terminal import Terminal
 from pipeline import schema
@@ -17,6 +18,7 @@ from pipeline.artifacts import RunDir
 from pipeline.errors import ImgembedError
 
 _PROMPT = "search> "
+_DIGITS = 12  # of a number of results: more than there are images
 _HELP = """\
   red bridge        search by words (text:… where they begin with id:, image: or k:)
   id:ID             search by an image of the catalog
@@ -90,9 +92,10 @@ class Prompt:
             self._search(Query(texts=[line]))
 
     def _set_k(self, text: str) -> None:
-        if not text.strip().isdecimal() or int(text) < 1:
-            raise ImgembedError(f"k:{text}: wanted a number of results, such as k:20")
-        self._k = int(text)
+        number = text.strip()
+        if not number.isdecimal() or len(number) > _DIGITS or int(number) < 1:
+            raise ImgembedError(f"k:{text:.100}: wanted a number of results, such as k:20")
+        self._k = int(number)
 
     def _search(self, query: Query) -> None:
         if query.needs_model and not self._has_model:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +17,7 @@ from rich.table import Table
 from cli import terminal
 from cli.figures import say_bytes, say_duration
 from cli.indexing import make_index
+from cli.printing import echo
 from cli.report.stage import make_report
 from cli.settings import Config
 from cli.stages import MADE, Outcome, Stages
@@ -92,7 +92,7 @@ def run_stages(
             summary["seconds"] = round(time.monotonic() - began, 3)
             table = table_of(summary)
             t.log(f"the end:\n{table}")
-            click.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else table)
+            echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else table)
             _keep_log(t.log_path, config.run_dir)
 
 

@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import click
 from rich.console import Console
 
+from cli.printing import echo
 from pipeline import storage
 from pipeline.world.config import WorldConfig
 from pipeline.world.generate import CATALOG_FILE, SESSIONS_FOLDER, WorldSummary, write_world
@@ -30,9 +30,9 @@ def write_sample(out: str, sizes: Mapping[str, Any], *, quiet: bool, as_json: bo
     accuracy = raw_pixel_accuracy(out)
     if as_json:
         content = {**dataclasses.asdict(summary), "raw_pixel_accuracy": accuracy._asdict()}
-        click.echo(json.dumps(content, indent=2))
+        echo(json.dumps(content, indent=2))
     else:
-        click.echo(_describe(out, summary, accuracy))
+        echo(_describe(out, summary, accuracy))
 
 
 def world_paths(out: str) -> tuple[str, str]:

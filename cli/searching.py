@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import click
-
 from cli import terminal
+from cli.printing import echo
 from cli.settings import Config
 from pipeline import schema, storage
 from pipeline.artifacts import RunDir, Version, check_undamaged
@@ -105,8 +103,9 @@ def read_picture(path: str) -> bytes:
     try:
         with storage.open_read(path) as file:
             return file.read()
-    except OSError as error:
-        raise ImgembedError(f"--image {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        said = getattr(error, "strerror", None) or error
+        raise ImgembedError(f"--image {path}: {said}") from None
 
 
 def search_run(config: Config, *, k: int, **query: Sequence[str]) -> list[Hit]:
@@ -133,23 +132,16 @@ def _answer(config: Config, query: Query, *, k: int, as_json: bool, html: str | 
         write_page(html, searcher, query, hits)
     print_hits(hits, as_json=as_json)
     if html is not None:
-        click.echo(f"with pictures: {html}", err=True)
+        echo(f"with pictures: {html}", err=True)
     if searcher.advice:
-        click.echo(f"imgembed: {searcher.advice}", err=True)
+        echo(f"imgembed: {searcher.advice}", err=True)
 
 
 def print_hits(hits: Sequence[Hit], *, as_json: bool) -> None:
     """The results on stdout: a line each, or a JSON list of {"image_id", "score"}."""
     if as_json:
         found = [{"image_id": hit.image_id, "score": round(hit.score, 6)} for hit in hits]
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    for_people = sys.stdout.isatty()
     for rank, hit in enumerate(hits, 1):
-        shown = printable(hit.image_id) if for_people else hit.image_id
-        click.echo(f"{rank:3d}  {hit.score:6.3f}  {shown}")
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal would obey, such as an escape, spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        echo(f"{rank:3d}  {hit.score:6.3f}  {hit.image_id}")

@@ -36,6 +36,10 @@ _WORDS = {
 }
 
 
+_MOST_CHARACTERS = 1_000_000  # of a file's keys and values; `init` writes 2,000
+_SHOWN = 200  # characters of a key or a value in an error
+
+
 class Config(Section):
     """The whole configuration: one section a stage."""
 
@@ -62,18 +66,60 @@ class Config(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not a value lost."""
+    """YAML in which a key that stands twice is an error, not a value lost.
+
+    What an anchor names may be used again, but not so often, or within itself, that a few lines
+    stand for more than anybody could write.
+    """
+
+    def compose_document(self) -> Any:
+        node = super().compose_document()
+        _measure(node, {})
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _fault(key_node, "a list or a section stands where a setting's name should")
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands twice", key_node.start_mark
-                )
+                raise _fault(key_node, f"{key!r} stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, AttributeError, KeyError, OverflowError) as error:
+            # Such as a date of a thirteenth month, or `!!int x`: the library looks at its form.
+            raise _fault(node, f"{node.value!r:.60} is no value of its kind") from error
+
+
+def _measure(node: Any, sizes: dict[int, int | None]) -> int:
+    """How many characters a node stands for, with what its anchors repeat; _fault for too many."""
+    if id(node) in sizes:
+        known = sizes[id(node)]
+        if known is None:
+            raise _fault(node, "an anchor is used within itself")
+        return known
+    sizes[id(node)] = None
+    size = 1
+    if isinstance(node, yaml.ScalarNode):
+        size += len(node.value)
+    else:
+        for item in node.value:  # of a section, pairs
+            parts = item if isinstance(item, tuple) else (item,)
+            size += sum(_measure(part, sizes) for part in parts)
+    if size > _MOST_CHARACTERS:
+        more = f"more than {_MOST_CHARACTERS:,} characters"
+        raise _fault(node, f"{more}, with those that anchors repeat")
+    sizes[id(node)] = size
+    return size
+
+
+def _fault(node: Any, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def load(
@@ -87,8 +133,8 @@ def load(
     for item in sets:
         key, equals, text = item.partition("=")
         if not equals:
-            raise ConfigError(f"--set {item}: wanted section.key=value")
-        _put(content, key.strip(), _parse(text, f"--set {key}"), origin="--set")
+            raise ConfigError(f"--set {_short(item)}: wanted section.key=value")
+        _put(content, key.strip(), _parse(text, f"--set {_short(key)}"), origin="--set")
     for key, value in (flags or {}).items():
         if value is not None:
             _put(content, key, value, origin="flags")
@@ -117,11 +163,13 @@ def _read(path: str) -> dict[str, Any]:
 def _parse(text: str, origin: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except RecursionError:
+        raise ConfigError(f"{origin}: not YAML: lists or sections within too many others") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{origin}{where}: not YAML: {problem}") from None
+        problem = " ".join((getattr(error, "problem", None) or str(error)).split())
+        raise ConfigError(f"{origin}{where}: not YAML: {problem:.{_SHOWN}}") from None
 
 
 def _put(content: dict[str, Any], key: str, value: Any, *, origin: str) -> None:
@@ -129,7 +177,7 @@ def _put(content: dict[str, Any], key: str, value: Any, *, origin: str) -> None:
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise ConfigError(f"{origin}: {key}: {section!r} is no section")
+            raise ConfigError(f"{origin}: {_short(key)}: {section!r:.{_SHOWN}} is no section")
     content[last] = value
 
 
@@ -142,19 +190,24 @@ def _explain(error: ValidationError, path: str | None) -> str:
         places.pop()
     else:
         one_of = [fault]
-    key = ".".join(places)
+    key = _short(".".join(places))
     if fault["type"] == "extra_forbidden":
         text = _unknown(places)
     elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        text = f"wanted a section of settings, found {fault['input']!r}"
+        text = f"wanted a section of settings, found {fault['input']!r:.{_SHOWN}}"
     elif fault["type"] == "value_error":
         text = str(fault["ctx"]["error"])
     else:
         wanted = " or ".join(_wanted(part["msg"]) for part in one_of).replace(" or wanted ", " or ")
-        text = f"{wanted}, found {fault['input']!r}"
+        text = f"{wanted}, found {fault['input']!r:.{_SHOWN}}"
     others = error.error_count() - len(one_of)
     more = f" (and {others} more)" if others else ""
     return f"{path or 'settings'}: {key}: {text}{more}"
+
+
+def _short(text: str) -> str:
+    """The text on one line, or as much of it as one reads."""
+    return " ".join(text.split())[:_SHOWN]
 
 
 def _is_choice(place: str) -> bool:

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import click
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cli.contact_sheet import Tile, write_strip
+from cli.printing import echo
 from pipeline import schema
 from pipeline.artifacts import RunDir, Version
 from pipeline.errors import ConfigError, ImgembedError
@@ -43,7 +43,7 @@ def show_example(
     if spec.feature_dim is None and (png or not as_json):
         shown["png"] = png or f"example-{_safe(example.seed.image_id)}.png"
         _write_png(shown["png"], example, version)
-    click.echo(json.dumps(shown, indent=2, ensure_ascii=False) if as_json else _text(shown))
+    echo(json.dumps(shown, indent=2, ensure_ascii=False) if as_json else _text(shown))
 
 
 def _safe(image_id: str) -> str:

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Te
 from rich.text import Text
 
 from cli.figures import say_duration
+from cli.printing import lines
 from pipeline import progress, schema, storage
 from pipeline.errors import ImgembedError
 from pipeline.locking import command_line
@@ -49,13 +50,14 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """One line about what happened; the log has it as well, whether it is shown or not."""
+        text = lines(text)
         _log.info(Text.from_markup(text).plain)
         if not self.quiet:
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def log(self, text: str) -> None:
         """Something that the log has and nobody is shown."""
-        _log.info(text)
+        _log.info(lines(text))
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -211,7 +213,7 @@ def opened(command: str, run_path: str, *, quiet: bool) -> Iterator[Terminal]:
         try:
             yield Terminal(console, quiet=quiet, log_path=log_path)
         except (ImgembedError, click.ClickException) as error:
-            _log.error("ended: %s", error)
+            _log.error("ended: %s", lines(str(error)))
             raise
         except KeyboardInterrupt:
             raise

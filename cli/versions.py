@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from cli import summaries
 from cli.figures import say_bytes, say_duration
+from cli.printing import echo
 from cli.settings import Config
 from pipeline import locking, schema, storage
 from pipeline.artifacts import KEEPS, RunDir, Version
@@ -118,9 +118,9 @@ def print_list(config: Config, *, as_json: bool) -> None:
     if as_json:
         _print_json([each.to_json() for each in listed])
     elif not listed:
-        click.echo(f"{config.run_dir}: no stage has been made yet")
+        echo(f"{config.run_dir}: no stage has been made yet")
     else:
-        click.echo(_table(listed))
+        echo(_table(listed))
 
 
 def _table(listed: Sequence[Listed]) -> str:
@@ -166,9 +166,9 @@ def print_version(config: Config, stage: str, name: str | None, *, as_json: bool
     if as_json:
         _print_json({**version.manifest, "in_force": here, "path": version.path})
         return
-    click.echo(_summary(version))
+    echo(_summary(version))
     for line in _details(version, here):
-        click.echo(f"  {line}")
+        echo(f"  {line}")
 
 
 def _summary(version: Version) -> str:
@@ -231,9 +231,9 @@ def roll_back(config: Config, stage: str, name: str | None, *, as_json: bool) ->
         )
         return
     was = f"; {former} no longer is" if former not in (None, version.name) else ""
-    click.echo(f"{stage} {version.name} is in force{was}")
+    echo(f"{stage} {version.name} is in force{was}")
     for line in _consequences(version, outdated):
-        click.echo(f"  {line}")
+        echo(f"  {line}")
 
 
 def _before(run: RunDir, stage: str, current: str | None) -> Version:
@@ -314,8 +314,8 @@ def prune(
         return
     verb = "would be removed" if dry_run else "removed"
     for version, size in zip(surplus, sizes, strict=True):
-        click.echo(f"{version.stage} {version.name} {verb} ({say_bytes(size)})")
-    click.echo(f"{len(surplus)} versions {verb}, {say_bytes(sum(sizes))}")
+        echo(f"{version.stage} {version.name} {verb} ({say_bytes(size)})")
+    echo(f"{len(surplus)} versions {verb}, {say_bytes(sum(sizes))}")
 
 
 def surplus_of(run: RunDir, stage: str, keep: int) -> list[Version]:
@@ -357,4 +357,4 @@ def stage_name(name: str) -> str:
 
 
 def _print_json(content: Any) -> None:
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    echo(json.dumps(content, indent=2, ensure_ascii=False))

@@ -17,6 +17,7 @@ from pipeline.errors import ImgembedError
 from pipeline.tables.blocks import Block
 from pipeline.tables.files import TableFile, find_tables
 from pipeline.tables.names import column_names, map_columns
+from pipeline.tables.objects import python_values
 from pipeline.tables.parts import Part, read_blocks, split_parts
 
 KEY = "evaluation.judgments"
@@ -76,7 +77,7 @@ def _grades(part: Part, block: Block) -> pa.ChunkedArray:
     try:
         grades = column.cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        grades = pa.chunked_array([pa.array(map(_number, column.to_pylist()), pa.float64())])
+        grades = pa.chunked_array([pa.array(map(_number, python_values(column)), pa.float64())])
     values = pc.fill_null(grades, np.nan).to_numpy()
     _refuse(part, block, ~np.isfinite(values), "grade", "is no number")
     _refuse(part, block, values > MAX_GRADE, "grade", f"is above {MAX_GRADE:.0f}")
@@ -93,7 +94,7 @@ def _number(value: object) -> float | None:
 def _refuse(part: Part, block: Block, bad: np.ndarray, name: str, why: str) -> None:
     """ImgembedError for the first of the bad rows. bad: [rows] bool."""
     for index in np.flatnonzero(bad):
-        value = block.table[name][int(index)].as_py()
+        (value,) = python_values(block.table[name].slice(int(index), 1))
         shown = "" if value is None else f" {value!r:.60}"
         row = block.row_numbers[index]
         raise ImgembedError(f"{part.file.path}: row {row}: {name}{shown} {why}")

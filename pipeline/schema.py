@@ -131,6 +131,9 @@ QUERY_USER_COUNT_SCHEMA = pa.schema(
 )
 INPUT_SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("modified", pa.float64())])
 EDGES_TSV_FILE = "edges.tsv"
+# A cell that a spreadsheet would run as a formula with effects: a call, or a command (DDE). Ids
+# such as "-123" or "@name" are none.
+FORMULA = r"(?s)^[=+\-@].*([A-Za-z0-9.]\(|\|)"
 
 # The graph's edges between images of the examples (of the model) or of the catalog (of denoise).
 AGREEMENT_SCHEMA = pa.schema(

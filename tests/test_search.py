@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from small_indexes import make_index, save_embeddings, save_run, unit
 
-from cli import searching
+from cli import printing, searching
 from cli.main import run
 from cli.searching import Query, Searcher
 from cli.settings import Config
@@ -244,4 +244,4 @@ def test_without_a_query_and_a_terminal_it_says_what_to_give(tmp_path: Path, cap
 
 
 def test_what_a_terminal_would_obey_is_spelled_out() -> None:
-    assert searching.printable("\x1b[2Jred\u202e élan 🌉") == "\\x1b[2Jred\\u202e élan 🌉"
+    assert printing.printable("\x1b[2Jred\u202e élan 🌉") == "\\x1b[2Jred\\u202e élan 🌉"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, ImgembedError
@@ -875,6 +875,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("ids")
 
 
+@settings(deadline=None)
 @given(ids=st.lists(IDS, min_size=4, max_size=4, unique=True))
 def test_no_rejected_row_holds_an_id(folder, ids):
     a, b, c, d = ids

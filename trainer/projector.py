@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -78,8 +79,13 @@ def _cells(vectors: np.ndarray) -> Iterator[list[str]]:
 
 
 def _lines(rows: Iterable[Sequence[str]]) -> str:
-    """Tab-separated; a cell has neither tabs nor ends of lines."""
-    return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+    """Tab-separated; a cell has neither tabs nor ends of lines, and no spreadsheet runs it."""
+    return "".join("\t".join(map(_cell, row)) + "\n" for row in rows)
+
+
+def _cell(text: str) -> str:
+    text = " ".join(text.split())
+    return f"'{text}" if re.search(schema.FORMULA, text) else text
 
 
 def _write(folder: str, name: str, text: str) -> None:

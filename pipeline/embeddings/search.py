@@ -139,8 +139,12 @@ class QueryEncoder:
         """The vector of a query in words, [dim]."""
         if not text.strip():
             raise ImgembedError(f"query text {text!r}: is empty; give at least one word")
+        try:
+            content = text.encode()
+        except UnicodeEncodeError:  # of a command line that is not UTF-8
+            raise ImgembedError(f"query text {text!r}: is not UTF-8") from None
         models.require_signature(self.model, schema.TEXT_SIGNATURE, "a search by text")
-        return self._embed(schema.TEXT_SIGNATURE, text.encode())
+        return self._embed(schema.TEXT_SIGNATURE, content)
 
     def embed_picture(self, data: bytes, *, max_pixels: int) -> np.ndarray:
         """The vector of a picture in any format that the catalog may have, [dim]."""

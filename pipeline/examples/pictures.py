@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -39,6 +40,7 @@ _PLUGINS = {
     "PPM": "PpmImagePlugin",
     "ICO": "IcoImagePlugin",
 }
+_ICO, _PNG = b"\0\0\1\0", b"\x89PNG\r\n\x1a\n"  # first bytes
 _WHITE = (255, 255, 255, 255)
 # A photo of 64 x 64 pixels has 4.0 kB and 44 dB PSNR; colour at half the resolution (4:2:0) gives
 # 3.4 kB and 39 dB, quality 90 3.1 kB and 43 dB. `optimize` would be a second pass.
@@ -103,9 +105,7 @@ def prepare(data: bytes, *, image_size: int, max_pixels: int, encoding: Encoding
     header, before any pixel is decoded. encoding "raw": image_size * image_size * 3 bytes, row by
     row. PictureError where there is no such picture.
     """
-    picture = _open(data)
-    if picture.width * picture.height > max_pixels:
-        raise PictureError(TOO_MANY_PIXELS)
+    picture = _open(data, max_pixels)
     try:
         square = _square(picture, image_size)
     except MemoryError as error:
@@ -120,9 +120,7 @@ def thumbnail(data: bytes, *, side: int, max_pixels: int) -> bytes:
 
     PictureError where there is no such picture.
     """
-    picture = _open(data)
-    if picture.width * picture.height > max_pixels:
-        raise PictureError(TOO_MANY_PIXELS)
+    picture = _open(data, max_pixels)
     scale = min(1.0, side / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     try:
@@ -148,8 +146,8 @@ def load_decoders() -> tuple[Any, ...]:
     return tuple(Image.OPEN[name] for name in _PLUGINS if name in Image.OPEN)
 
 
-def _open(data: bytes) -> Image.Image:
-    """Reads the header.
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header; PictureError where it tells of more pixels than `max_pixels`.
 
     Image.open would do, but for its own pixel limit: that one is a global of the process, warns
     on the terminal, and would refuse what `max_pixels` allows.
@@ -162,11 +160,35 @@ def _open(data: bytes) -> Image.Image:
         if not answer or isinstance(answer, str):  # a text says what this Pillow was built without
             continue
         known = True
+        if data.startswith(_ICO) and _icon_pixels(data) > max_pixels:
+            raise PictureError(TOO_MANY_PIXELS)
         try:
-            return factory(io.BytesIO(data), "")
+            picture = factory(io.BytesIO(data), "")
         except Exception:  # noqa: S112 - another decoder may know it
             continue
+        if picture.width * picture.height > max_pixels:
+            raise PictureError(TOO_MANY_PIXELS)
+        return picture
     raise PictureError(BROKEN if known else NOT_A_PICTURE)
+
+
+def _icon_pixels(data: bytes) -> int:
+    """How many pixels the largest picture within an icon has, by the headers of the pictures.
+
+    Pillow decodes one of them as it opens the file, whatever its size: the icon's own header has
+    no number above 256.
+    """
+    largest = 0
+    for index in range(int.from_bytes(data[4:6], "little")):
+        entry = data[6 + 16 * index :][:16]
+        start = int.from_bytes(entry[12:16], "little")
+        if data[start : start + 8] == _PNG:
+            width, height = struct.unpack_from(">II", data[start + 16 : start + 24].ljust(8, b"\0"))
+        else:
+            width, height = struct.unpack_from("<ii", data[start + 4 : start + 12].ljust(8, b"\0"))
+            height //= 2  # picture and mask, one above the other
+        largest = max(largest, abs(width * height))
+    return largest
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:

@@ -181,7 +181,10 @@ def write_inputs(folder: str, inputs: Sequence[storage.FileInfo], previous: Iter
 
 
 def write_edges_tsv(folder: str) -> None:
-    """All edges as lines of src, dst and weight: what neural-structured-learning reads."""
+    """All edges as lines of src, dst and weight: what neural-structured-learning reads.
+
+    Ids stand there as they are, so that one that a spreadsheet would run is an ImgembedError.
+    """
     edge_files = Version(schema.GRAPH, "", folder, {}).shards(schema.EDGES)
     with storage.open_write(storage.join(folder, schema.EDGES_TSV_FILE)) as file:
         for edge_file in edge_files:
@@ -195,6 +198,12 @@ def _tsv_lines(edges: pa.Table) -> bytes:
         if torn.num_rows:
             raise ImgembedError(
                 f"graph.edges_tsv: the image id {torn[name][0].as_py()!r} holds a tab"
+            )
+        runs = edges.filter(pc.match_substring_regex(edges[name], schema.FORMULA))
+        if runs.num_rows:
+            raise ImgembedError(
+                f"graph.edges_tsv: the image id {runs[name][0].as_py()!r} is a formula to a "
+                "spreadsheet, which would run it; take it out of the logs, or leave edges_tsv out"
             )
     columns = (edges[name].to_pylist() for name in ("src", "dst", "weight"))
     return "".join(f"{s}\t{d}\t{w!r}\n" for s, d, w in zip(*columns, strict=True)).encode()

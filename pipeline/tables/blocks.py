@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.tables.hiding import shown_row
+from pipeline.tables.objects import python_values
 
 BLOCK_ROWS = 65_536
 MAX_CONTENT = 2_000  # characters of a bad row that are kept
@@ -124,5 +125,7 @@ def row_contents(table: pa.Table, indices: Sequence[int], hide: Collection[str] 
 
     hide: columns whose values are replaced by "(hidden)".
     """
-    rows = table.take(pa.array(indices, pa.int64())).to_pylist()
-    return [shown_row(row, hide) for row in rows]
+    found = table.take(pa.array(indices, pa.int64()))
+    columns = [python_values(column) for column in found.itercolumns()]
+    rows = zip(*columns, strict=True)
+    return [shown_row(dict(zip(found.column_names, row, strict=True)), hide) for row in rows]

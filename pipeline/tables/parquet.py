@@ -96,11 +96,17 @@ def _open(
         streamed = streamed and storage.is_local(file.path)
         yield pq.ParquetFile(
             source,
-            read_dictionary=sorted(dictionary),
+            read_dictionary=_simple(source, dictionary) if dictionary else [],
             page_checksum_verification=True,
             pre_buffer=not streamed,
             buffer_size=_STREAM_BYTES if streamed else 0,
         )
+
+
+def _simple(source: pa.NativeFile, names: Collection[str]) -> list[str]:
+    """Those of the columns that hold one value a row; of others Arrow raises KeyError."""
+    columns = pq.read_metadata(source).schema
+    return sorted(set(names) & {columns.column(index).path for index in range(len(columns))})
 
 
 def _check_types(file: TableFile, schema: pa.Schema, wanted: Wanted) -> None:

@@ -14,6 +14,8 @@ from pipeline.tables.hiding import shown_row
 from pipeline.tables.values import python_column
 
 Row = Mapping[str, Any]
+_LEVELS = 20  # of lists and objects in a value that are shown; JSON's writer ends at 254
+_TOO_DEEP = "…"
 
 
 def rows_block(
@@ -46,12 +48,16 @@ def rows_block(
     )
 
 
-def printable(value: Any) -> Any:
-    """The value without bytes and text that JSON cannot hold."""
+def printable(value: Any, levels: int = _LEVELS) -> Any:
+    """The value as JSON can hold it: no bytes, no broken text, no huge numbers, not too deep."""
+    if isinstance(value, (Mapping, list)) and not levels:
+        return _TOO_DEEP
     if isinstance(value, Mapping):
-        return {printable(key): printable(item) for key, item in value.items()}
+        return {printable(key): printable(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [printable(item) for item in value]
+        return [printable(item, levels - 1) for item in value]
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogateescape")
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

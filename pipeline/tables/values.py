@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.tables.blocks import Faults
+from pipeline.tables.objects import python_values
 
 _EXACT = 2.0**53  # up to here a float holds every whole number
 _TOO_LARGE = 2.0**64  # JSON's whole numbers from here on come as floats
@@ -173,7 +174,7 @@ def arrow_column(
     if pa.types.is_date(type_):
         return column.cast(_TIME)
     if isinstance(type_, pa.UuidType):
-        return python_column(column.to_pylist(), name, faults, lists=False)
+        return python_column(python_values(column), name, faults, lists=False)
     return column
 
 
@@ -231,7 +232,7 @@ def _list_column(column: pa.Array, name: str, faults: Faults) -> pa.Array:
     except _NO_CAST:
         if _has_bytes(inner):
             column = column.cast(pa.list_(pa.binary()))
-        return _python_lists(column.to_pylist(), name, faults)
+        return _python_lists(python_values(column), name, faults)
 
 
 def whole_numbers(column: pa.Array) -> pa.Array:

@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 
 from pipeline.examples.catalog import rows
 from pipeline.examples.catalog.words import WordLists, Words
+from pipeline.ids import MAX_ID_LENGTH
 from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Converter, Faults, Values
+from pipeline.tables.objects import python_values
 from pipeline.tables.values import is_bytes, is_list, note
 
 _SEPARATORS = re.compile(r"[\s;,]+")
@@ -54,7 +56,7 @@ def convert_features(values: Values, faults: Faults) -> pa.Array:
     """
     found = _number_lists(values)
     if found is None:
-        each = values if isinstance(values, list) else values.to_pylist()
+        each = values if isinstance(values, list) else python_values(values)
         found = pa.array(list(_parsed(each)), pa.list_(pa.float32()))
     lengths = pc.fill_null(pc.list_value_length(found), 0).to_numpy(zero_copy_only=False)
     numbers = _single(found.flatten())
@@ -118,13 +120,15 @@ def _parsed(values: list[Any]) -> Iterator[np.ndarray | None]:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "image_id": Words(rows.BAD_ID, strip=False, missing=rows.NO_ID),
+    "image_id": Words(rows.BAD_ID, strip=False, missing=rows.NO_ID, longest=MAX_ID_LENGTH),
     "image": convert_images,
     "uri": Words(rows.BAD_URI, numbers=False, breaks=True, strip=False),
     "features": convert_features,
-    "label": WordLists(rows.BAD_LABEL, numbers=True, breaks=False, distinct=True),
+    "label": WordLists(
+        rows.BAD_LABEL, numbers=True, breaks=False, distinct=True, longest=MAX_ID_LENGTH
+    ),
     "text": WordLists(rows.BAD_TEXT),
     "split": Words(rows.BAD_SPLIT, names=_SPLIT_NAMES),
-    "group": Words(rows.BAD_GROUP),
+    "group": Words(rows.BAD_GROUP, longest=MAX_ID_LENGTH),
 }
 LISTS = ("features", "label", "text")

@@ -25,15 +25,18 @@ CATALOG_SCHEMA = pa.schema(
     ]
 )
 
-BAD_ID = "image_id is neither text nor a whole number, or holds a line break or NUL"
+BAD_ID = "image_id is neither text nor a whole number, or holds a line break or NUL, or is too long"
 NO_ID = "image_id is missing"
 NO_CONTENT = {"image": "neither image nor uri is given", "features": "features are missing"}
 BAD_FEATURES = "features are not a list of finite numbers"
 BAD_DIM = "features have another length than the first row's"
-BAD_LABEL = "label is neither text nor a whole number nor a list of these, or has a line break"
+BAD_LABEL = (
+    "label is neither text nor a whole number nor a list of these, or has a line break, or is too "
+    "long"
+)
 BAD_TEXT = "text is neither a text nor a list of texts"
 BAD_SPLIT = f"split is none of {', '.join(schema.SPLITS)}"
-BAD_GROUP = "group is neither text nor a whole number, or has a line break"
+BAD_GROUP = "group is neither text nor a whole number, or has a line break, or is too long"
 BAD_IMAGE = "image is not bytes"
 BAD_URI = "uri is not text"
 TOO_FEW_FOLDERS = "there are fewer folders above the picture than images.folders names"

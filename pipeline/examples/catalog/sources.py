@@ -9,6 +9,7 @@ import functools
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Iterator
 
 from pipeline import storage
@@ -66,10 +67,12 @@ def _read(uri: str) -> bytes:
 
 
 def _read_local(path: str) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would already wait for ever
+        raise UnreadableError(UNREADABLE_URI)
     with storage.open_read(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise UnreadableError(TOO_LARGE)
-        return file.read(MAX_BYTES + 1)  # what is no plain file may have no end
+        return file.read(MAX_BYTES + 1)  # one below /proc says 0 bytes, and may have no end
 
 
 def _read_object(path: str) -> bytes:
@@ -115,4 +118,7 @@ def _zip_names(path: str) -> Iterator[str]:
 
 @functools.lru_cache(_KNOWN_ARCHIVES)
 def _is_object(path: str) -> bool:
-    return storage.exists(path)
+    try:
+        return storage.exists(path)
+    except (ValueError, ImportError):  # an unknown kind of address
+        return False

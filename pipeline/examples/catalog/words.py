@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.sorting import run_bounds
 from pipeline.tables.blocks import Faults, Values
+from pipeline.tables.objects import python_values
 from pipeline.tables.values import is_bytes, is_list, is_text, note
 
 _BREAKS = r"[\n\r\x00]"
@@ -32,7 +33,7 @@ class Words:
 
     reason: of a row that holds something else. numbers: whole ones count as their digits. breaks:
     a text may have several lines. missing: the reason where a row must have a text and has none.
-    names: the one name of each text, in lower case; None = a text is its own.
+    names: the one name of each text, in lower case; None = a text is its own. longest: characters.
     """
 
     reason: str
@@ -41,9 +42,12 @@ class Words:
     strip: bool = True
     missing: str | None = None
     names: Mapping[str, str] | None = None
+    longest: int | None = None
 
     def __call__(self, values: Values, faults: Faults) -> pa.Array:
         texts = _texts(values, self.numbers, self.reason, faults)
+        if self.longest is not None:
+            _note_where(pc.greater(pc.utf8_length(texts), self.longest), self, faults)
         _note_where(pc.match_substring_regex(texts, _NUL if self.breaks else _BREAKS), self, faults)
         texts = _without_empty(pc.utf8_trim_whitespace(texts) if self.strip else texts)
         if self.missing is not None:
@@ -63,18 +67,22 @@ class Words:
 class WordLists:
     """Makes a column of any number of texts a row, list<string>; null where there is none.
 
-    A value that is no list counts as a list of one. distinct: a text counts once a row.
+    A value that is no list counts as a list of one. distinct: a text counts once a row. longest:
+    characters of a text.
     """
 
     reason: str
     numbers: bool = False
     breaks: bool = True
     distinct: bool = False
+    longest: int | None = None
 
     def __call__(self, values: Values, faults: Faults) -> pa.Array:
         items, row_of = _unfolded(values)
         item_faults: Faults = {}
-        texts = Words(self.reason, self.numbers, self.breaks)(items, item_faults)
+        texts = Words(self.reason, self.numbers, self.breaks, longest=self.longest)(
+            items, item_faults
+        )
         for index, reason in item_faults.items():
             note(faults, int(row_of[index]), reason)
         kept = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
@@ -127,7 +135,7 @@ def _texts(values: Values, numbers: bool, reason: str, faults: Faults) -> pa.Arr
     if whole is not None:
         return whole
     texts: list[str | None] = []
-    for index, value in enumerate(values if isinstance(values, list) else values.to_pylist()):
+    for index, value in enumerate(values if isinstance(values, list) else python_values(values)):
         text = _text(value, numbers)
         if text is None and not _is_missing(value):
             note(faults, index, reason)
