@@ -210,9 +210,10 @@ def workers(bench: Bench, trials: Path, _: int) -> Cases:
         run_dir = bench.at(stage, trials / "worker")
         before = fault_runs.read_back(run_dir)
         process = fault_runs.start(bench.run(run_dir, "--from", stage))
-        killed = kill_a_decoder(process)
+        pause = {"examples": 0.0, "embeddings": 0.5}[stage]
+        killed = kill_a_decoder(process, pause)
         ended = fault_runs.finish(process)
-        case = f"a decoding process of {stage}" + ("" if killed else " (none was met)")
+        case = f"a decoding process of {stage}, {pause} s after it began" if killed else "none met"
         yield row(
             bench,
             "SIGKILL of a worker",
@@ -238,8 +239,8 @@ def workers(bench: Bench, trials: Path, _: int) -> Cases:
     )
 
 
-def kill_a_decoder(process: subprocess.Popen[str]) -> bool:
-    """Kills the first decoding process of a run as soon as it is there; whether there was one."""
+def kill_a_decoder(process: subprocess.Popen[str], pause: float) -> bool:
+    """Kills the first decoding process of a run some seconds after it began; whether it did."""
     found: list[int] = []
 
     def decoders() -> bool:
@@ -251,7 +252,7 @@ def kill_a_decoder(process: subprocess.Popen[str]) -> bool:
 
     if not fault_runs.wait_until(decoders, process):
         return False
-    time.sleep(0.1)  # it starts, and takes its first pictures
+    time.sleep(pause)
     with contextlib.suppress(ProcessLookupError):
         os.kill(found[0], signal.SIGKILL)
         return True

@@ -195,6 +195,28 @@ def test_a_process_that_is_killed_at_its_picture_costs_nothing(ending):
     assert process not in decoders()
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_process_that_is_killed_as_it_starts_is_started_once_more(monkeypatch, times):
+    start, killed = decoding._start, []
+
+    def start_and_kill(settings):
+        process = start(settings)
+        if len(killed) < times:
+            killed.append(process.pid)
+            process.kill()
+        return process
+
+    monkeypatch.setattr(decoding, "_start", start_and_kill)
+    if times == 1:
+        assert in_thread(lambda: list(decode_pictures([photo(0)], SETTINGS))) == [
+            expected(photo(0))
+        ]
+    else:
+        with pytest.raises(ImgembedError, match="does not start with .*: signal 9 ended it"):
+            list(decode_pictures([photo(0)], IMPATIENT))
+    assert len(killed) == times
+
+
 def test_a_process_that_was_killed_while_it_waited_costs_nothing():
     list(decode_pictures([photo(0)], SETTINGS))
     (process,) = decoders()

@@ -106,8 +106,14 @@ class _Lease:
         """One that can take a group: the same as before, if it can."""
         if self._worker is None or not self._worker.is_ready_for(self._settings):
             self._end_worker()
-            self._worker = _Worker(self._settings)
+            self._worker = self._started()
         return self._worker
+
+    def _started(self) -> _Worker:
+        try:
+            return _Worker(self._settings)
+        except _EndedAtStartError:
+            return _Worker(self._settings)
 
     def __exit__(self, *_: object) -> None:
         worker = self._worker
@@ -138,6 +144,10 @@ def _decode_group(group: list[bytes], lease: _Lease) -> Iterator[Picture | str]:
 
 class _GivenUpError(Exception):
     """A picture without an answer; the message is the reason. Its process has ended."""
+
+
+class _EndedAtStartError(ImgembedError):
+    """A signal ended a process before it could take a picture, as where memory is short."""
 
 
 class _Worker:
@@ -180,9 +190,12 @@ class _Worker:
             self._receive(len(decode_worker.READY), seconds=_START_SECONDS)
         except _GivenUpError as error:
             lines = _stream(self._process.stderr).read().decode(errors="replace").splitlines()
-            raise ImgembedError(
+            ended_by = -(self._process.returncode or 0)
+            killed = str(error) == CRASHED and ended_by > 0
+            silent = f"signal {ended_by} ended it" if killed else "it says nothing"
+            raise (_EndedAtStartError if killed else ImgembedError)(
                 f"the process that decodes pictures does not start with {sys.executable!r}: "
-                f"{lines[-1] if lines else 'it says nothing'}"
+                f"{lines[-1] if lines else silent}"
             ) from error
         _stream(self._process.stderr).close()
 
