@@ -282,7 +282,8 @@ def _examples_table(plan: examples_plan.Plan, room: Room, runner: str) -> list[s
     say = "{:,}".format if plan.exact else say_about
     shown = _three_columns()
     shown.add_row("images", say(plan.images), _say_catalog(plan))
-    shown.add_row("input", say_bytes(plan.input_bytes))
+    beside = "and the pictures that it names" if plan.names_pictures else ""
+    shown.add_row("input", say_bytes(plan.input_bytes), beside)
     shown.add_row(
         "neighbours of an image",
         f"{plan.neighbors.mean:.1f}",

@@ -12,11 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli import needs
 from cli.settings import load
 from pipeline import runner, writing
-from pipeline.config import SessionsConfig
+from pipeline.artifacts import Version
+from pipeline.config import EdgesConfig, ExportConfig, SessionsConfig
+from pipeline.embeddings import costs
 from pipeline.errors import ConfigError, ImgembedError
 from pipeline.examples import sizes
+from pipeline.graph.edge_list import find_edge_list
+from pipeline.graph.edge_list import layout_of as layout_of_list
 from pipeline.graph.job import layout_of
 from pipeline.limits import Held, fit
 from pipeline.sessions.read import find_logs
@@ -49,6 +54,7 @@ def test_what_fits_is_within_the_limit_and_what_does_not_fits_in_no_way(
 
 def test_without_a_limit_and_with_room_nothing_changes():
     held = Held(100 * MB, 10 * MB, 1_000 * MB)
+    assert fit(Held(100 * MB, 10 * MB, 0), limit=125 * MB, shards=1, threads=4) == (1, 2)
     assert fit(held, limit=None, shards=3, threads=2) == (3, 2)
     assert fit(held, limit=10_000 * MB, shards=3, threads=2) == (3, 2)
     # Twice 10 MB for the threads, and 480 MB for two shards: 1,000 MB in five parts of 200.
@@ -109,9 +115,9 @@ def test_a_smaller_limit_cuts_finer_and_takes_fewer_threads(log):
         layout_of(logs, "auto", 4, 300 * MB)
 
 
-def run(log, folder, *options):
+def run(log, folder, *options, option="--sessions"):
     """(peak bytes, {file: bytes}) of a graph."""
-    command = [PROGRAM, "run", "--to", "graph", "--sessions", log, "--run-dir", folder, "--json"]
+    command = [PROGRAM, "run", "--to", "graph", option, log, "--run-dir", folder, "--json"]
     command += ["--workers", "2", "--quiet", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (row,) = json.loads(done.stdout)["stages"]
@@ -129,6 +135,75 @@ def test_a_smaller_limit_gives_a_smaller_peak_and_the_same_bytes(log, tmp_path):
     )
     assert same == files
     assert small < limit < peak
+
+
+# A ready edge list -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def edge_list(tmp_path_factory):
+    """A million and a half edges among 50,000 images."""
+    random = np.random.default_rng(0)
+    src = random.integers(0, 50_000, 1_500_000)
+    ids = pa.array([f"image-{number:07d}" for number in range(50_100)])
+    columns = {name: ids.take(pa.array(end)) for name, end in (("src", src), ("dst", src + 7))}
+    path = tmp_path_factory.mktemp("edges") / "edges.parquet"
+    weight = pa.array(random.random(len(src)))
+    pq.write_table(pa.table({**columns, "weight": weight}), path, row_group_size=200_000)
+    return path
+
+
+def test_an_edge_list_is_cut_to_fit_and_what_does_not_is_one_line(edge_list):
+    files = find_edge_list(EdgesConfig(path=str(edge_list)))
+    cuts = [layout_of_list(files, "auto", 2, limit) for limit in (None, 900 * MB, 560 * MB)]
+    assert [cut.threads for cut in cuts] == [2, 2, 1]
+    assert cuts[0].shards < cuts[1].shards < cuts[2].shards
+    assert layout_of_list(files, 3, 2, 900 * MB).shards == 3
+    with pytest.raises(ConfigError, match="300 MB are too little for this stage, which takes"):
+        layout_of_list(files, "auto", 2, 300 * MB)
+
+
+@pytest.mark.slow
+def test_an_edge_list_within_a_limit_has_the_same_bytes(edge_list, tmp_path):
+    peak, files = run(edge_list, tmp_path / "wide", option="--edges")
+    limit = 560 * MB
+    found = run(edge_list, tmp_path / "narrow", "--max-memory", "560MB", option="--edges")
+    small, same = found
+    print(f"peak without a limit {peak / MB:.0f} MB, within 560 MB {small / MB:.0f} MB")
+    assert same == files
+    assert small < limit < peak
+
+
+# What cannot be cut ------------------------------------------------------------------------------
+
+
+def test_a_training_that_does_not_fit_says_what_it_takes_and_what_to_change():
+    splits = {"train": {"records": 100_000, "bytes": 4 * 10**9}}
+    manifest = {"splits": splits, "feature_dim": None, "image_size": 64}
+    examples = Version("examples", "v0001", "run/examples/v0001", manifest)
+    flags = {"runner.max_memory": "1300MB"}
+    with pytest.raises(ConfigError) as raised:
+        needs.check_training(load(None, flags=flags), examples)
+    assert str(raised.value) == (
+        "runner.max_memory: 1,300 MB are too little for this stage, which takes 1,305 MB at least, "
+        "its libraries among them; take a lower training.batch_size or training.shuffle_buffer, "
+        "which train otherwise"
+    )
+    for smaller in ({"training.shuffle_buffer": 500}, {"training.batch_size": 8}, {}):
+        limit = {} if smaller else {"runner.max_memory": None}
+        needs.check_training(load(None, flags={**flags, **smaller, **limit}), examples)
+
+
+def test_an_export_takes_fewer_threads_and_is_refused_below_one():
+    settings = {"images": 10**6, "id_bytes": 16.0, "side": 64, "files": 8}
+    held = costs.export_held(**settings, export=ExportConfig())
+    one, three = (held.peak(1, threads) for threads in (1, 3))
+    assert three - one == 2 * costs.EXPORT.thread
+    assert fit(held, limit=round(three) + MB, shards=1, threads=4) == (1, 3)
+    small = costs.export_held(**settings, export=ExportConfig(batch_size=32))
+    assert small.peak(1, 1) < one
+    with pytest.raises(ConfigError, match=r"take a lower export\.batch_size"):
+        fit(held, limit=900 * MB, shards=1, threads=4, remedy=costs.EXPORT_REMEDY)
 
 
 # What was counted is what was written -------------------------------------------------------------

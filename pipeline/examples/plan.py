@@ -19,6 +19,7 @@ from pipeline.artifacts import Version
 from pipeline.config import ExamplesConfig, ImagesConfig
 from pipeline.examples import sizes
 from pipeline.examples.catalog import find
+from pipeline.examples.catalog.tasks import TableTask
 from pipeline.examples.costs import Needs, bytes_around
 from pipeline.examples.decoding import PictureSettings
 from pipeline.examples.places import Places, column
@@ -41,16 +42,18 @@ class Neighbors:
 class Plan:
     """What a run would read, write and need. Bytes are bytes.
 
-    exact: the rows of the catalog were counted. input_bytes: of the catalog's own files, or of the
-    pictures that lie in its folders. id_bytes: of an image's id, on average. content_bytes: of an
-    image, prepared as configured. example_bytes: of a record in the files. output_bytes: {layout:
-    {encoding, or "features": bytes}}. notes: what a person should know.
+    exact: the rows of the catalog were counted. input_bytes: of the catalog's files; not of
+    pictures that a table only names (`names_pictures`), of which nobody knows before they are read.
+    id_bytes: of an image's id, on average. content_bytes: of an image, prepared as configured.
+    example_bytes: of a record in the files. output_bytes: {layout: {encoding, or "features":
+    bytes}}. notes: what a person should know.
     """
 
     exact: bool
     images: int
     sampled_images: int
     input_bytes: int
+    names_pictures: bool
     id_bytes: float
     feature_dim: int | None
     image_size: int | None
@@ -124,6 +127,9 @@ def plan_examples(
         images=total,
         sampled_images=settled.num_rows,
         input_bytes=sum(info.size for info in found.inputs),
+        names_pictures=any(
+            isinstance(task, TableTask) and "uri" in dict(task.columns) for task in found.tasks
+        ),
         id_bytes=pc.mean(pc.binary_length(column(settled, "image_id"))).as_py(),
         feature_dim=spec.feature_dim,
         image_size=None if spec.feature_dim else images.image_size,
