@@ -79,6 +79,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
+        if not isinstance(node, yaml.MappingNode):  # such as `!!set 0`
+            raise _fault(node, "a section was announced, and there is none")
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise _fault(key_node, "a list or a section stands where a setting's name should")

@@ -46,6 +46,7 @@ SETTINGS_FILES = {
     "lists-within-lists.yaml": "not YAML: lists or sections within too many others",
     "control-code.yaml": "not YAML: unacceptable character #x001f",
     "long-key.yaml": "graph.kkkk",
+    "number-for-a-set.yaml": "line 1: not YAML: a section was announced, and there is none",
     "python-object.yaml": "could not determine a constructor for the tag",
 }
 PICTURES = {"icon-of-9000-pixels-a-side.ico": pictures.TOO_MANY_PIXELS}

@@ -27,7 +27,8 @@ from pipeline.sessions import events, read
 from pipeline.tables.parts import read_blocks, split_parts
 
 LOG = ("image_id", "session_id", "user_id", "timestamp", "query", "action", "position", "items")
-CATALOG = ("image_id", "uri", "label", "text", "split", "group", "features", "image")
+CATALOG = ("image_id", "uri", "label", "text", "split", "group", "features")
+EMBEDDED = ("image_id", "image", "label")
 EDGES = ("src", "dst", "weight")
 JUDGMENTS = ("query", "image_id", "grade")
 NO_BOUNDS = np.zeros(0, np.uint64)
@@ -103,7 +104,7 @@ def read_log(path, separator):
 
 
 @cases(200)
-@given(files(CATALOG))
+@given(files(CATALOG) | files(CATALOG) | files(EMBEDDED))
 def test_a_catalog_is_refused_in_words_or_each_row_is_kept_or_rejected(folder, written):
     path = put(folder, written)
     config = ImagesConfig(path=str(path), root=str(path.parent))
@@ -158,7 +159,7 @@ def read_edge_list(path):
 
 
 @cases(60)
-@given(files(JUDGMENTS))
+@given(files(JUDGMENTS, needed=3))
 def test_judgments_are_refused_in_words_or_read_row_for_row(folder, written):
     path = put(folder, written)
     found = answer(lambda: read_judgments(str(path), format="auto", columns={}))

@@ -242,7 +242,7 @@ def whole_numbers(column: pa.Array) -> pa.Array:
     """
     values = column.to_numpy(zero_copy_only=False)
     missing = np.isnan(values)
-    given = values[~missing]
+    given = values[~missing].astype(np.float64)  # _EXACT is more than a half float holds
     if (np.abs(given) < _EXACT).all() and (given == np.floor(given)).all():
         return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
     return pa.array(values, column.type, mask=missing)
