@@ -7,7 +7,7 @@ The demo's world, each kind of training in a process of its own on two cores: th
     an iteration    from its begin to the end of its last epoch, traces and validation in it
     agreement       between two iterations: all images are looked at, labelled, edges are judged
 
-    python benchmarks/iterations.py [--epochs 8] [--repeat 3] [--work FOLDER]
+    python benchmarks/iterations.py [--epochs 4] [--repeat 2] [--work FOLDER]
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--work", type=Path, help="where the demo's examples are kept")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
