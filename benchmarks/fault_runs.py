@@ -182,11 +182,11 @@ def unreadable(run_dir: Path) -> list[str]:
             continue
         folder = run_dir / stage / name
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
+            sizes = json.loads((folder / "manifest.json").read_text())["file_bytes"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
             found.append(f"{stage} {name}: no manifest ({error})")
             continue
-        for file, size in manifest["file_bytes"].items():
+        for file, size in sizes.items():
             why = _unreadable(folder / file, size)
             found += [f"{stage} {name}/{file}: {why}"] if why else []
     return found

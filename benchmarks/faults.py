@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -188,10 +189,15 @@ def half_visible(bench: Bench, run_dir: Path) -> list[str]:
     former = fault_runs.read_back(bench.former)
     found = []
     for stage, (name, files) in fault_runs.read_back(run_dir).items():
-        whole = set(fault_runs.hashes(bench.whole / stage / NEW)) == set(files)
+        whole = names(fault_runs.hashes(bench.whole / stage / NEW)) == names(files)
         if (name, files) != former[stage] and not (name == NEW and whole):
             found.append(f"{stage} {name} is in force and not whole")
     return found
+
+
+def names(files: fault_runs.Files) -> set[str]:
+    """Of a version's files; TensorBoard's have the moment and the process in theirs."""
+    return {re.sub(r"(events\.out\.tfevents)\..*", r"\1", name) for name in files}
 
 
 def ended_within(seconds: float, pids: Sequence[int]) -> bool:
@@ -375,32 +381,29 @@ def obeying() -> Sequence[str] | None:
 def clocks(bench: Bench, trials: Path, _: int) -> Cases:
     """A clock an hour behind that of the run before, and one that goes back in mid-run."""
     fault = "clock goes back"
-    if shutil.which("faketime") is None:
-        yield skipped(fault, "an hour", "there is no faketime (Debian: apt-get install faketime)")
+    if shutil.which("cc") is None:
+        yield skipped(fault, "an hour", "there is no C compiler to make a clock with")
         return
-    real = {"DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+    clock = SetClock.made(trials)
     run_dir = bench.at("graph", trials / "run")
     before = fault_runs.read_back(run_dir)
-    hour = ("faketime", "-f", "-1h")
+    clock.go_back(HOUR)
     yield row(
         bench,
         fault,
         "an hour before the run before began",
         run_dir,
         before=before,
-        ended=fault_runs.call(bench.run(run_dir, prefix=hour), **real),
+        ended=fault_runs.call(bench.run(run_dir), **clock.environment),
         expects_failure=False,
     )
     for stage in ("examples", "model"):
         run_dir = bench.at("graph", trials / "run")
         before = fault_runs.read_back(run_dir)
-        clock = trials / "clock"
-        clock.write_text("+0\n")
-        faked = {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1"}
-        command = bench.run(run_dir, prefix=("env", "-u", "FAKETIME", f"LD_PRELOAD={library()}"))
-        process = fault_runs.start(command, **real, **faked)
+        clock.go_back(0)
+        process = fault_runs.start(bench.run(run_dir), **clock.environment)
         fault_runs.wait_until((run_dir / stage / NEW).exists, process)
-        clock.write_text("-1h\n")
+        clock.go_back(HOUR)
         yield row(
             bench,
             fault,
@@ -412,12 +415,78 @@ def clocks(bench: Bench, trials: Path, _: int) -> Cases:
         )
 
 
-def library() -> str:
-    """What faketime loads into a program."""
-    command = ["faketime", "-f", "+0", "env"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (found,) = (line for line in said.splitlines() if line.startswith("LD_PRELOAD="))
-    return found.removeprefix("LD_PRELOAD=")
+HOUR = 3_600
+# The time of day as a program sees it, behind by as many seconds as a file says at that moment. The
+# clock that waits are measured by goes on, as it does where somebody sets the time.
+_CLOCK = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const int64_t none = 0;
+static const volatile int64_t *behind = &none;
+
+__attribute__((constructor)) static void look(void) {
+  const char *path = getenv("SECONDS_BEHIND");
+  int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+  if (file < 0) return;
+  void *found = mmap(0, sizeof none, PROT_READ, MAP_SHARED, file, 0);
+  if (found != MAP_FAILED) behind = found;
+  close(file);
+}
+int clock_gettime(clockid_t id, struct timespec *now) {
+  int failed = syscall(SYS_clock_gettime, id, now);
+  if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) now->tv_sec -= *behind;
+  return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+  int failed = syscall(SYS_gettimeofday, now, zone);
+  if (!failed) now->tv_sec -= *behind;
+  return failed;
+}
+time_t time(time_t *now) {
+  struct timespec found;
+  clock_gettime(CLOCK_REALTIME, &found);
+  if (now) *now = found.tv_sec;
+  return found.tv_sec;
+}
+"""
+
+
+@dataclass(frozen=True)
+class SetClock:
+    """A clock that can be set back while a program runs."""
+
+    library: Path
+    seconds: Path
+
+    @classmethod
+    def made(cls, folder: Path) -> SetClock:
+        """Compiled in a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        source, library = folder / "clock.c", folder / "clock.so"
+        source.write_text(_CLOCK)
+        compiler = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)]
+        subprocess.run(compiler, check=True)
+        found = cls(library, folder / "clock.seconds")
+        found.seconds.write_bytes(bytes(8))
+        return found
+
+    def go_back(self, seconds: int) -> None:
+        """From now on; in place, as programs look into this file."""
+        with self.seconds.open("r+b") as file:
+            file.write(seconds.to_bytes(8, sys.byteorder, signed=True))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a program that goes by this clock."""
+        return {"LD_PRELOAD": str(self.library), "SECONDS_BEHIND": str(self.seconds)}
 
 
 # Two at once --------------------------------------------------------------------------------------
