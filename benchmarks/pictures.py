@@ -381,9 +381,12 @@ def show(work: Path, name: str, epochs: int, cases: list[Case]) -> None:
 
 
 def interval(values: list[float]) -> str:
-    """Mean and the half width of its 95 % interval, in points."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.nan
-    return f"{100 * np.mean(values):.1f} ± {100 * half:.1f}"
+    """Mean and the half width of its 95 % interval, in points; of one value the value."""
+    mean = f"{100 * np.mean(values):.1f}"
+    if len(values) < 2:
+        return mean
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean} ± {100 * half:.1f}"
 
 
 def all_cases(
