@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import fault_rows
 import fault_runs
-import faults
 from fault_runs import Bench, Ended
 
 from pipeline.artifacts import RunDir
@@ -94,7 +94,7 @@ def test_a_row_is_not_sound_where_something_was_lost(run_dir, monkeypatch):
     ended = Ended(1, "", f"imgembed: {run_dir}: is what it is\n")
 
     def look():
-        return faults.row(
+        return fault_rows.row(
             bench, "fault", "case", run_dir, before=before, ended=ended, rerun=lambda: done
         )
 
@@ -102,7 +102,7 @@ def test_a_row_is_not_sound_where_something_was_lost(run_dir, monkeypatch):
     found = look()
     assert found.sound
     assert found.sees == "1: imgembed: …/run: is what it is"
-    assert (found.lost, found.rerun) == ("nothing", faults.same_bytes())
+    assert (found.lost, found.rerun) == ("nothing", fault_rows.same_bytes())
     (run_dir / "index" / "v0001" / "vectors.npy").unlink()
     found = look()
     assert not found.sound
