@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 import click
 
 from cli import terminal
+from cli.answering import print_hits
 from cli.printing import printable
-from cli.searching import Query, Searcher, print_hits
+from cli.searching import Query, Searcher
 from cli.settings import Config
 from cli.terminal import Terminal
 from pipeline import schema

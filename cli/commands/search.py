@@ -44,7 +44,8 @@ def search(
         raise click.UsageError("nothing to search for: give --text, --image or --image-id")
     config = read_config(config_file, run_dir, sets)
     if asked:
-        from cli.searching import Query, answer
+        from cli.answering import answer
+        from cli.searching import Query
 
         answer(config, Query(texts, pictures, ids), k=k, as_json=as_json, html=html)
     else:
