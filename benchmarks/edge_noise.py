@@ -20,7 +20,6 @@ edges. Verdicts A1 to A8 are of two labels a class.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import resource
@@ -44,10 +43,11 @@ NOISES = (
 REGIMES = ("A", "B")
 SELF_TRAINING, SUPERVISED = "self-training", "supervised"
 NGM, NGM_TURNS = "NGM", "NGM + self-training"
-GAM, GUARDED, ORACLE = "GAM, pairs and classes", "GAM, weight 0 in the grid", "GAM, oracle"
+GAM, GUARDED, ORACLE = "GAM, all labelled pairs", "GAM, weight 0 in the grid", "GAM, oracle"
 CONTRAST, CONTRAST_TURNS = "InfoNCE", "InfoNCE + self-training"
-ALL_PAIRS = "GAM, all labelled pairs"
-BOTH = "GAM, pairs and classes + InfoNCE"
+BOTH, BOTH_GUARDED = "GAM + weighted InfoNCE", "GAM + weighted InfoNCE, or InfoNCE"
+# Guard B: of two methods the better one on validation, of equals the second.
+CHOSEN = {GUARDED: (GAM, SELF_TRAINING), BOTH_GUARDED: (BOTH, CONTRAST_TURNS)}
 # Choices of design were made on seeds 0 and 1, which are not reported.
 FIRST_SEED = 10
 
@@ -74,7 +74,7 @@ def main() -> None:
     if not given.show:
         given.work.mkdir(parents=True, exist_ok=True)
         run(given, path)
-    rows = read(path)
+    rows = with_chosen(read(path))
     for labels in sorted({row["labels"] for row in rows}):
         for regime in REGIMES:
             print_tables(
@@ -115,7 +115,7 @@ def run(given: argparse.Namespace, path: Path) -> None:
 
     digits = given.data == "digits"
     pictures = noise_worlds.read_digits() if digits else noise_worlds.read_clothing(given.folder)
-    names = given.methods or [*noise_methods.METHODS, GUARDED]
+    names = given.methods or list(noise_methods.METHODS)
     done = {key(row) for row in read(path)}
     for setting in settings(given):
         missing = [name for name in names if (*astuple(setting), name) not in done]
@@ -150,6 +150,20 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of finished trainings; none where there is no file."""
     return [json.loads(line) for line in path.open()] if path.exists() else []
+
+
+def with_chosen(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and those of methods that choose between two of them."""
+    by_key = {key(row): row for row in rows}
+    settings = {key(row)[:-1]: None for row in rows}
+    found = list(rows)
+    for name, (one, other) in CHOSEN.items():
+        for setting in settings:
+            both = [by_key.get((*setting, each)) for each in (one, other)]
+            if None not in both:
+                better = max(both[::-1], key=lambda row: row["validation"])
+                found.append({**better, "method": name})
+    return found
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -202,7 +216,6 @@ class Scores:
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self._rows = {key(row): row for row in rows if row["labels"] == 2}
-        self._data = next((row["data"] for row in self._rows.values()), "")
 
     def of(
         self, method: str, kind: str, noise: float, regime: str, name: str = "transductive"
@@ -217,6 +230,23 @@ class Scores:
         ]
         return 100.0 * float(np.mean(found)) if found else float("nan")
 
+    def difference(self, one: str, other: str, kind: str, noise: float, regime: str) -> str:
+        """Points by which a method is better than another, seed by seed: mean ± standard error."""
+        found = {
+            method: {
+                row["seed"]: row["transductive"]
+                for row in self._rows.values()
+                if is_of(row, (kind, noise)) and (row["method"], row["regime"]) == (method, regime)
+            }
+            for method in (one, other)
+        }
+        seeds = found[one].keys() & found[other].keys()
+        gaps = [100.0 * (found[one][seed] - found[other][seed]) for seed in seeds]
+        if not gaps:
+            return "not measured"
+        error = np.std(gaps, ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
+        return f"{np.mean(gaps):+.1f} ± {error:.1f}"
+
 
 def print_verdicts(rows: Iterable[dict[str, Any]]) -> None:
     """The acceptance criteria, each with what was measured."""
@@ -228,16 +258,15 @@ def print_verdicts(rows: Iterable[dict[str, Any]]) -> None:
     print("A9, the leak canary and the pair loss: tests/test_agreement_cotraining.py, _loss.py.")
     for kind, noise in NOISES:
         for regime in REGIMES:
-            gap = scores.of(CONTRAST_TURNS, kind, noise, regime) - scores.of(
-                GUARDED, kind, noise, regime
-            )
-            best = scores.of(BOTH, kind, noise, regime) - scores.of(
-                CONTRAST_TURNS, kind, noise, regime
-            )
-            print(
-                f"A10 {kind} {noise:g} {regime}: {CONTRAST_TURNS} - {GUARDED} {gap:+.1f}; "
-                f"{BOTH} - {CONTRAST_TURNS} {best:+.1f}"
-            )
+            gaps = [
+                f"{one} - {other} {scores.difference(one, other, kind, noise, regime)}"
+                for one, other in (
+                    (CONTRAST_TURNS, GUARDED),
+                    (BOTH, CONTRAST_TURNS),
+                    (BOTH_GUARDED, CONTRAST_TURNS),
+                )
+            ]
+            print(f"A10 {kind} {noise:g} {regime}: " + "; ".join(gaps))
 
 
 def verdicts(scores: Scores) -> Iterator[tuple[str, str, float, float]]:
@@ -264,9 +293,9 @@ def verdicts(scores: Scores) -> Iterator[tuple[str, str, float, float]]:
         for other, least in ((NGM_TURNS, 12.0 if regime == "A" else 3.0), (SELF_TRAINING, 6.0)):
             gain = of(GUARDED, *confused, regime) - of(other, *confused, regime)
             yield f"A5 {regime} confuser .5: GAM - {other}", f">= {least:g}", gain, least
-        for (kind, noise), method in itertools.product(NOISES[1:], (ALL_PAIRS, GAM)):
-            area = of(method, kind, noise, regime, "edge_auc")
-            yield f"A6 {regime} {kind} {noise:g}: AUC on edges of {method}", ">= 85", area, 85.0
+        for kind, noise in NOISES[1:]:
+            area = of(GAM, kind, noise, regime, "edge_auc")
+            yield f"A6 {regime} {kind} {noise:g}: AUC on edges", ">= 85", area, 85.0
         for kind, noise in NOISES:
             gain = of(ORACLE, kind, noise, regime) - of(GAM, kind, noise, regime)
             yield f"A7 {regime} {kind} {noise:g}: oracle - GAM", ">= -2", gain, -2.0

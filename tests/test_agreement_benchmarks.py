@@ -1,7 +1,7 @@
 """What the benchmarks of agreement stand on: graphs err as often as they say, no label leaks."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import citations
 import cora_agreement
+import edge_noise
 import noise_methods
 import noise_worlds
 from noise_worlds import Pictures, make_world
@@ -51,13 +52,52 @@ def test_methods_but_the_oracle_do_not_see_the_truth_of_unlabelled_pictures() ->
     truth[hidden] = np.random.default_rng(1).permutation(truth[hidden])
     other = replace(world, pictures=replace(world.pictures, truth=truth))
     settings = noise_methods.SETTINGS.model_copy(update={"iterations": 1, "steps": 30})
-    for name in ("GAM, pairs and classes + InfoNCE", "cosine filter"):
+    for name in (
+        "GAM, pairs and classes + InfoNCE",
+        "weighted InfoNCE + self-training",
+        "NGM without iteration 0",
+        "cosine filter",
+    ):
         found = []
         for each in (world, other):
             case = noise_methods.Case(each, keep_best=True, seed=0, settings=settings)
             case.recipe = replace(case.recipe, steps=15)
             found.append(noise_methods.METHODS[name](case).probabilities)
         np.testing.assert_array_equal(*found)
+
+
+def row(method: str, seed: int, validation: list[float], transductive: float) -> dict[str, object]:
+    setting = edge_noise.Setting("digits", 2, "uniform", 0.4, seed, "A")
+    found = {"method": method, "validation": validation, "transductive": transductive}
+    return {**asdict(setting), **found}
+
+
+def test_a_choice_goes_by_validation_and_of_equals_does_without_agreement() -> None:
+    gam, plain = edge_noise.GAM, edge_noise.SELF_TRAINING
+    rows = [
+        *[row(gam, 0, [0.9, -0.2], 0.5), row(plain, 0, [0.9, -0.3], 0.6)],  # the loss decides
+        *[row(gam, 1, [0.8, -0.2], 0.5), row(plain, 1, [0.9, -0.3], 0.6)],
+        *[row(gam, 2, [0.9, -0.2], 0.5), row(plain, 2, [0.9, -0.2], 0.6)],
+        row(gam, 3, [0.9, -0.2], 0.5),  # nothing to choose between yet
+    ]
+    found = [each for each in edge_noise.with_chosen(rows) if each["method"] == edge_noise.GUARDED]
+    assert [(each["seed"], each["transductive"]) for each in found] == [
+        (0, 0.5),
+        (1, 0.6),
+        (2, 0.6),
+    ]
+
+
+def test_differences_are_of_the_seeds_that_both_methods_have() -> None:
+    rows = [
+        *[row("one", 0, [], 0.90), row("other", 0, [], 0.80)],
+        *[row("one", 1, [], 0.70), row("other", 1, [], 0.66)],
+        row("one", 2, [], 0.10),
+    ]
+    scores = edge_noise.Scores(rows)
+    # 10 and 4 points: mean 7, deviation 3 sqrt(2), by sqrt(2).
+    assert scores.difference("one", "other", "uniform", 0.4, "A") == "+7.0 ± 3.0"
+    assert scores.difference("one", "none", "uniform", 0.4, "A") == "not measured"
 
 
 @pytest.mark.skipif(not citations.DATA.exists(), reason=f"{citations.DATA} is not there")
