@@ -38,7 +38,8 @@ class Trial:
 
     network: "mlp" or "gcn". pairs: "none", "graph" or "random". weight: of pairs of a labelled
     paper and one without a label; half of it, of two without. agreement: changes of the settings.
-    training: changes of the recipe. dropout: of the GCN.
+    training: changes of the recipe. dropout: of the GCN. sums_to_one: whether the GCN sees a word
+    as 1 over the paper's number of words, or as 1.
     """
 
     network: str
@@ -48,6 +49,7 @@ class Trial:
     training: Mapping[str, Any] = field(default_factory=dict)
     dropout: float = 0.5
     pairs_a_step: int = 128
+    sums_to_one: bool = False
 
 
 # As published, by the run configurations of neural-structured-learning's research/gam.
@@ -98,7 +100,11 @@ ROWS: dict[str, tuple[str, list[Trial]]] = {
     ),
     "GCN": (
         "80.9",
-        [Trial("gcn", training=GCN_TRAINING, dropout=dropout) for dropout in (0.5, 0.8)],
+        [
+            Trial("gcn", training=GCN_TRAINING, dropout=dropout, sums_to_one=sums_to_one)
+            for dropout in (0.5, 0.8)
+            for sums_to_one in (False, True)
+        ],
     ),
     "GCN + GAM, as published": (
         "84.8 ± 0.1",
@@ -107,7 +113,15 @@ ROWS: dict[str, tuple[str, list[Trial]]] = {
     "GCN + GAM": (
         "84.8 ± 0.1",
         [
-            Trial("gcn", "graph", weight, {**OURS, "min_confidence": confidence}, GCN_TRAINING, 0.8)
+            Trial(
+                "gcn",
+                "graph",
+                weight,
+                {**OURS, "min_confidence": confidence},
+                GCN_TRAINING,
+                dropout=0.8,
+                sums_to_one=True,
+            )
             for weight in (0.1, 1.0, 10.0)
             for confidence in (0.4, 0.7)
         ],
@@ -146,7 +160,11 @@ def main() -> None:
 def words_of(trial: Trial) -> str:
     """What is chosen among."""
     confidence = trial.agreement.get("min_confidence")
-    return f"weight {trial.weight:g}, confidence {confidence}, dropout {trial.dropout:g}"
+    words = "shares" if trial.sums_to_one else "0 and 1"
+    return (
+        f"weight {trial.weight:g}, confidence {confidence}, dropout {trial.dropout:g}, "
+        f"words as {words}"
+    )
 
 
 def spread(values: Sequence[float]) -> str:
@@ -272,7 +290,7 @@ def classifier_of(cora: Cora, trial: Trial) -> Any:
     network: NodeNetwork
     if trial.network == "gcn":
         network = WholeGraph(
-            Incidence(cora.words, (cora.papers, cora.vocabulary)),
+            Incidence(cora.words, (cora.papers, cora.vocabulary), sums_to_one=trial.sums_to_one),
             Neighbors(cora.edges, cora.papers),
             hidden=HIDDEN_UNITS,
             classes=cora.classes,

@@ -91,6 +91,22 @@ def test_products_of_an_incidence_are_those_of_its_matrix_in_both_directions() -
         np.testing.assert_allclose(gradient, matrix.T @ above.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_an_incidence_whose_rows_sum_to_one_is_a_mean_of_rows() -> None:
+    dense = np.array([[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]], np.float32)
+    incidence = Incidence(np.argwhere(dense), dense.shape, sums_to_one=True)
+    right = tf.constant(np.arange(8).reshape(4, 2), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(right)
+        found = incidence.times(right)
+    np.testing.assert_allclose(found, [[10 / 3, 13 / 3], [0, 0], [2, 3]], rtol=1e-6)
+    # Each row of `right` counts as often as it is in a mean: 1/3, 1, 1/3, 1/3.
+    gradient = tape.gradient(found, right)
+    np.testing.assert_allclose(gradient, [[1 / 3] * 2, [1] * 2, [1 / 3] * 2, [1 / 3] * 2])
+    # What dropout leaves out does not change what the others count.
+    kept = incidence.times(right, tf.constant([True, False, False, True]))
+    np.testing.assert_allclose(kept, [[0, 1 / 3], [0, 0], [2, 3]], rtol=1e-6)
+
+
 def dense_adjacency(edges: np.ndarray, nodes: int) -> np.ndarray:
     """D^-1/2 (A + I) D^-1/2."""
     plain = np.eye(nodes)

@@ -84,9 +84,15 @@ class Incidence:
     TensorFlow's product of a sparse matrix, whose gradient is the slowest part of it.
     """
 
-    def __init__(self, places: np.ndarray, shape: tuple[int, int]) -> None:
-        """places: [m, 2] int, where the matrix is 1, each once."""
+    def __init__(
+        self, places: np.ndarray, shape: tuple[int, int], *, sums_to_one: bool = False
+    ) -> None:
+        """places: [m, 2] int, where the matrix is 1, each once. sums_to_one: each row is divided
+        by how many ones it has.
+        """
         self.shape = shape
+        counts = np.bincount(places[:, 0], minlength=shape[0]).clip(1)[:, None]
+        self._shares = tf.constant((1.0 / counts).astype(np.float32)) if sums_to_one else None
         rows, columns = places[np.lexsort(places.T[::-1])].astype(np.int32).T
         order = np.argsort(columns, kind="stable")
         self._rows, self._columns = tf.constant(rows), tf.constant(columns)
@@ -120,7 +126,8 @@ class Incidence:
                 above, *by_column, num_segments=self.shape[1]
             )
 
-        return product(matrix)
+        found = product(matrix)
+        return found if self._shares is None else self._shares * found
 
 
 class Neighbors:
