@@ -315,7 +315,7 @@ def _number(version: str) -> int:
 def file_marks(files: Sequence[storage.FileInfo]) -> str:
     """Tells whether files are the same: by path, size and time of change."""
     marks = [[info.path, info.size, info.modified] for info in files]
-    return hashlib.sha256(json.dumps(marks, ensure_ascii=False).encode()).hexdigest()[:32]
+    return _digest(json.dumps(marks, ensure_ascii=False))
 
 
 def fingerprint(
@@ -335,5 +335,10 @@ def fingerprint(
         "upstream": [[v.stage, v.name, v.manifest.get("fingerprint")] for v in upstream],
         "code": code,
     }
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
-    return hashlib.sha256(canonical).hexdigest()[:32]
+    return _digest(json.dumps(content, sort_keys=True, ensure_ascii=False))
+
+
+def _digest(canonical: str) -> str:
+    # A file's name need not be UTF-8; whether it can be read is for its reader to say.
+    data = canonical.encode(errors="surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:32]

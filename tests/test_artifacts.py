@@ -10,7 +10,14 @@ import pytest
 from small_logs import run_command
 
 from pipeline import locking, storage
-from pipeline.artifacts import RunDir, Version, check_undamaged, damage, fingerprint
+from pipeline.artifacts import (
+    RunDir,
+    Version,
+    check_undamaged,
+    damage,
+    file_marks,
+    fingerprint,
+)
 from pipeline.errors import ImgembedError
 
 
@@ -303,6 +310,12 @@ def test_a_fingerprint_changes_with_config_inputs_upstream_and_program():
     }
     assert len(found) == 4
     assert fingerprint(**base) == fingerprint(**base)
+
+
+def test_an_input_whose_name_is_not_utf_8_has_its_fingerprint():
+    files = [storage.FileInfo(name, 1, 1.0) for name in ("caf\udce9.png", "caf\udce8.png")]
+    assert len({fingerprint(config={}, inputs=[file], code="") for file in files}) == 2
+    assert len({file_marks([file]) for file in files}) == 2
 
 
 def test_hidden_files_are_no_input(tmp_path):
