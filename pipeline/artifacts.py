@@ -85,7 +85,8 @@ class NewVersion:
 
 def to_json(content: Mapping[str, Any]) -> bytes:
     """The bytes of a JSON file that people read: indented, keys in the given order."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # of a path that is not UTF-8, as JSON has it
 
 
 @dataclass(frozen=True)

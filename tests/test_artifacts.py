@@ -299,6 +299,12 @@ def test_the_manifest_is_json_in_a_fixed_order(tmp_path):
     assert "ü" in text
 
 
+def test_a_manifest_keeps_a_path_that_is_not_utf_8(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    commit(run, config={"path": "caf\udce9.csv"})
+    assert run.require("graph").manifest["config"] == {"path": "caf\udce9.csv"}
+
+
 def test_a_fingerprint_changes_with_config_inputs_upstream_and_program():
     info = storage.FileInfo("a", 1, 2.0)
     base = {"config": {"a": 1}, "inputs": [info], "upstream": [], "code": "1"}
