@@ -190,10 +190,11 @@ class RunDir:
             storage.write_atomic(pointer, f"{version.name}\n".encode())
 
     def remove(self, version: Version) -> None:
-        """Removes a version; ImgembedError where it is in force."""
+        """Removes a version; ImgembedError where it is in force, OSError where it has to stay."""
         with locking.alone_in(self.path):
             if self.current_name(version.stage) == version.name:
                 raise ImgembedError(f"{version.path}: is in force")
+            storage.remove_file(version.file(schema.MANIFEST_FILE))
             _remove(version.path)
 
     def is_at(self, path: str) -> bool:

@@ -299,6 +299,20 @@ def test_the_manifest_is_json_in_a_fixed_order(tmp_path):
     assert "ü" in text
 
 
+def test_a_version_that_the_system_keeps_is_not_called_removed(tmp_path, monkeypatch):
+    run = RunDir.open(str(tmp_path))
+    first = commit(run)
+    commit(run)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(storage, "remove_file", refuse)
+    with pytest.raises(PermissionError):
+        run.remove(first)
+    assert run.version("graph", first.name) is not None
+
+
 def test_a_manifest_keeps_a_path_that_is_not_utf_8(tmp_path):
     run = RunDir.open(str(tmp_path))
     commit(run, config={"path": "caf\udce9.csv"})
