@@ -85,7 +85,8 @@ class NewVersion:
 
 def to_json(content: Mapping[str, Any]) -> bytes:
     """The bytes of a JSON file that people read: indented, keys in the given order."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # of a path that is not UTF-8, as JSON has it
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,11 @@ class RunDir:
             storage.write_atomic(pointer, f"{version.name}\n".encode())
 
     def remove(self, version: Version) -> None:
-        """Removes a version; ImgembedError where it is in force."""
+        """Removes a version; ImgembedError where it is in force, OSError where it has to stay."""
         with locking.alone_in(self.path):
             if self.current_name(version.stage) == version.name:
                 raise ImgembedError(f"{version.path}: is in force")
+            storage.remove_file(version.file(schema.MANIFEST_FILE))
             _remove(version.path)
 
     def is_at(self, path: str) -> bool:
@@ -315,7 +317,7 @@ def _number(version: str) -> int:
 def file_marks(files: Sequence[storage.FileInfo]) -> str:
     """Tells whether files are the same: by path, size and time of change."""
     marks = [[info.path, info.size, info.modified] for info in files]
-    return hashlib.sha256(json.dumps(marks, ensure_ascii=False).encode()).hexdigest()[:32]
+    return _digest(json.dumps(marks, ensure_ascii=False))
 
 
 def fingerprint(
@@ -335,5 +337,10 @@ def fingerprint(
         "upstream": [[v.stage, v.name, v.manifest.get("fingerprint")] for v in upstream],
         "code": code,
     }
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
-    return hashlib.sha256(canonical).hexdigest()[:32]
+    return _digest(json.dumps(content, sort_keys=True, ensure_ascii=False))
+
+
+def _digest(canonical: str) -> str:
+    # A file's name need not be UTF-8; whether it can be read is for its reader to say.
+    data = canonical.encode(errors="surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:32]

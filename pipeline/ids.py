@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import ImgembedError
 from pipeline.hashing import hash_values
 from pipeline.tables.blocks import EMPTY_REJECTED, Block, rejected_rows, row_contents
 
@@ -16,6 +17,14 @@ NAME_SCHEMA = pa.schema([("hash", pa.uint64()), ("text", pa.string())])
 # The same in every run, so that the counts of one run can be added to those of another.
 IMAGE_SALT, QUERY_SALT = "image", "query"
 MAX_ID_LENGTH = 1024  # characters
+
+
+def check_encodable(image_id: str) -> None:
+    """ImgembedError for an id of a command line that is not UTF-8: no image can have it."""
+    try:
+        image_id.encode()
+    except UnicodeEncodeError:
+        raise ImgembedError(f"image id {image_id!r}: is not UTF-8") from None
 
 
 class Faults:

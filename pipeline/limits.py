@@ -32,6 +32,21 @@ class Held:
         return self.process + threads * self.thread + min(threads, shards) * self.shards / shards
 
 
+def cut(
+    setting: int | str, held: Held, *, limit: int | None, shards: int, threads: int
+) -> tuple[int, int]:
+    """(shards, threads) within the limit, as `fit` has them where `runner.shards` is "auto".
+
+    A number of shards that is given stays: then fewer threads are all that can be done.
+    """
+    if isinstance(setting, str) or limit is None:
+        return fit(held, limit=limit, shards=shards, threads=threads)
+    for number in range(threads, 0, -1):
+        if held.peak(shards, number) <= limit:
+            return shards, number
+    raise _refusal(held.peak(shards, 1), limit, "leave runner.shards at auto, which cuts finer")
+
+
 def fit(
     held: Held, *, limit: int | None, shards: int, threads: int, remedy: str | None = None
 ) -> tuple[int, int]:

@@ -30,8 +30,12 @@ LOCK_FILE = ".lock"  # held by the kernel, or an object in a bucket
 HELD_FILE = ".lock.held"  # where the kernel holds none
 _SETTLED = 2.0  # s; whoever writes a lock at the same moment has done so by then
 
-# Beam's options of some file systems hold keys.
-_SECRET = re.compile(r"^(--?\w*(?:key|secret|token|password)\w*)=.*", re.IGNORECASE | re.DOTALL)
+# Beam's options of some file systems hold keys: `--name=value`, or `--name` and a value after it.
+_SECRET = re.compile(
+    r"((?:^-|--)\w*(?:key|secret|token|password|connection_string)\w*)(=.*|$)",
+    re.IGNORECASE | re.DOTALL,
+)
+_MOST_BYTES = 16_384  # of what a holder tells of itself
 
 _held: dict[str, bool] = {}  # by this process: {folder: whether it is sure to be alone}
 
@@ -112,9 +116,15 @@ class Holder:
 
 def command_line() -> str:
     """The command that this process is, without values that may be secrets."""
-    program = os.path.basename(sys.argv[0]) or "python"
-    hidden = (_SECRET.sub(r"\1=…", argument) for argument in sys.argv[1:])
-    return shlex.join([program, *hidden])
+    words = [os.path.basename(sys.argv[0]) or "python"]
+    for argument in sys.argv[1:]:
+        named = _SECRET.search(words[-1])
+        if named and not named[2] and not argument.startswith("-"):
+            argument = "…"
+        found = _SECRET.search(argument)
+        words.append(f"{argument[: found.end(1)]}=…" if found and found[2] else argument)
+    # A name that is not UTF-8 is spelled out.
+    return shlex.join(words).encode(errors="backslashreplace").decode()
 
 
 def _machine() -> str:
@@ -155,7 +165,7 @@ def _take_of_kernel(folder: str) -> tuple[bool, Callable[[], None]] | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(lock, 2_000)
+        holder = os.read(lock, _MOST_BYTES)
         os.close(lock)
         raise _refuse(folder, holder) from None
     except OSError:  # a network file system without locks

@@ -93,6 +93,11 @@ def canonical(path: str) -> str:
     return os.path.realpath(path) if is_local(path) else path
 
 
+def as_text(path: str) -> str:
+    """The path without bytes that are no text: a name on a disk need not be UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def join(folder: str, *parts: str) -> str:
     """The path of something in a folder."""
     return (os.path if is_local(folder) else posixpath).join(folder, *parts)

@@ -10,7 +10,14 @@ import pytest
 from small_logs import run_command
 
 from pipeline import locking, storage
-from pipeline.artifacts import RunDir, Version, check_undamaged, damage, fingerprint
+from pipeline.artifacts import (
+    RunDir,
+    Version,
+    check_undamaged,
+    damage,
+    file_marks,
+    fingerprint,
+)
 from pipeline.errors import ImgembedError
 
 
@@ -292,6 +299,26 @@ def test_the_manifest_is_json_in_a_fixed_order(tmp_path):
     assert "ü" in text
 
 
+def test_a_version_that_the_system_keeps_is_not_called_removed(tmp_path, monkeypatch):
+    run = RunDir.open(str(tmp_path))
+    first = commit(run)
+    commit(run)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(storage, "remove_file", refuse)
+    with pytest.raises(PermissionError):
+        run.remove(first)
+    assert run.version("graph", first.name) is not None
+
+
+def test_a_manifest_keeps_a_path_that_is_not_utf_8(tmp_path):
+    run = RunDir.open(str(tmp_path))
+    commit(run, config={"path": "caf\udce9.csv"})
+    assert run.require("graph").manifest["config"] == {"path": "caf\udce9.csv"}
+
+
 def test_a_fingerprint_changes_with_config_inputs_upstream_and_program():
     info = storage.FileInfo("a", 1, 2.0)
     base = {"config": {"a": 1}, "inputs": [info], "upstream": [], "code": "1"}
@@ -303,6 +330,12 @@ def test_a_fingerprint_changes_with_config_inputs_upstream_and_program():
     }
     assert len(found) == 4
     assert fingerprint(**base) == fingerprint(**base)
+
+
+def test_an_input_whose_name_is_not_utf_8_has_its_fingerprint():
+    files = [storage.FileInfo(name, 1, 1.0) for name in ("caf\udce9.png", "caf\udce8.png")]
+    assert len({fingerprint(config={}, inputs=[file], code="") for file in files}) == 2
+    assert len({file_marks([file]) for file in files}) == 2
 
 
 def test_hidden_files_are_no_input(tmp_path):

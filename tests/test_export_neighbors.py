@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tiny_examples
@@ -14,7 +15,7 @@ from tiny_examples import Form
 from pipeline import schema
 from pipeline.artifacts import INPUTS, Version, file_marks
 from pipeline.config import ExportConfig, ImagesConfig
-from pipeline.embeddings import with_neighbors
+from pipeline.embeddings import losses, with_neighbors
 from pipeline.examples.catalog import find
 from pipeline.vectors import read_vectors
 from pipeline.writing import read_rejected, rejected_file
@@ -188,6 +189,24 @@ def test_alone_images_are_what_the_picture_signature_gives(pictures: Run, tmp_pa
         vectors, np.stack([expected[image_id] for image_id in ids.to_pylist()]), atol=1e-5
     )
     assert version.manifest["neighbors"] is None
+
+
+def test_the_loss_of_fewer_bits_is_measured_with_neighbours_too(
+    pictures: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "images": pictures.images,
+        "model": pictures.model,
+        "examples": pictures.examples,
+        "export": ExportConfig(dtype="int8"),
+    }
+    first = export(tmp_path / "1", **given)
+    assert first.manifest["precision"]["images"]["searched"] == ALL
+    # Nothing is taken over: what an earlier sample was cut off at must not cut this one.
+    monkeypatch.setattr(losses, "MOST_ROWS", ALL)
+    again = export(tmp_path / "2", "v0002", previous=first, **given)
+    samples = [pq.read_table(version.shards("sample_images")[0]) for version in (first, again)]
+    assert samples[0].equals(samples[1])
 
 
 def test_vectors_made_with_neighbours_are_never_taken_for_others(

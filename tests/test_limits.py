@@ -23,7 +23,7 @@ from pipeline.examples import sizes
 from pipeline.graph.edge_list import find_edge_list
 from pipeline.graph.edge_list import layout_of as layout_of_list
 from pipeline.graph.job import layout_of
-from pipeline.limits import Held, fit
+from pipeline.limits import Held, cut, fit
 from pipeline.sessions.read import find_logs
 
 PROGRAM = Path(sys.executable).with_name("imgembed")
@@ -74,6 +74,36 @@ def test_examples_are_cut_by_their_neighbours_and_a_given_number_of_shards_stays
         sizes.cut("auto", 1e9, max_memory=1_000 * MB, **settings)
 
 
+@given(
+    process=st.floats(0, 1e9),
+    thread=st.floats(0, 3e8),
+    shards=st.floats(0, 1e12),
+    number=st.integers(1, 64),
+    threads=st.integers(1, 64),
+    limit=st.integers(10**6, 10**11),
+)
+def test_a_given_number_of_shards_stays_and_what_does_not_fit_so_is_refused(
+    process, thread, shards, number, threads, limit
+):
+    held = Held(process, thread, shards)
+    if held.peak(number, 1) > limit:
+        with pytest.raises(ConfigError, match=r"leave runner\.shards at auto"):
+            cut(number, held, limit=limit, shards=number, threads=threads)
+        return
+    cuts = cut(number, held, limit=limit, shards=number, threads=threads)
+    assert cuts[0] == number
+    assert 1 <= cuts[1] <= threads
+    assert held.peak(*cuts) <= limit
+
+
+def test_examples_in_a_given_number_of_shards_take_fewer_threads_or_are_refused():
+    settings = {"neighbors": 5, "max_memory": 4 * 10**9}
+    assert sizes.cut("auto", 1e9, threads=2, **settings)[1] == 2
+    assert sizes.cut(7, 1e9, threads=2, **settings) == (7, 1)
+    with pytest.raises(ConfigError, match=r"leave runner\.shards at auto"):
+        sizes.cut(1, 1e9, threads=2, **settings)
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("4GB", 4 * 10**9), ("512 MiB", 512 << 20), ("1.5gb", 15 * 10**8), (7, 7)]
 )
@@ -110,7 +140,10 @@ def test_a_smaller_limit_cuts_finer_and_takes_fewer_threads(log):
     at_once = [cut.threads / cut.shards for cut in cuts]  # shares of the log that are held
     assert at_once == sorted(at_once, reverse=True)
     assert at_once[-1] < at_once[0] / 2
-    assert layout_of(logs, 3, 4, 900 * MB).shards == 3
+    given = layout_of(logs, 3, 4, 2_000 * MB)
+    assert (given.shards, given.threads) == (3, 2)
+    with pytest.raises(ConfigError, match="900 MB are too little .* runner.shards at auto"):
+        layout_of(logs, 3, 4, 900 * MB)
     with pytest.raises(ConfigError, match="300 MB are too little"):
         layout_of(logs, "auto", 4, 300 * MB)
 

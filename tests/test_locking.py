@@ -1,5 +1,6 @@
 """One process at a time in a run directory, with the kernel's lock and without."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -60,6 +61,44 @@ def test_who_holds_it_is_told_at_once_and_without_secrets(holder, tmp_path):
     assert "hush" not in line
     assert "\n" not in line
     assert line.endswith("wait for it to end, or name another folder with --run-dir")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--s3_secret_access_key=hush", "--runner=direct"],
+        ["--s3_secret_access_key", "hush", "--runner=direct"],
+        ["--azure_connection_string", "AccountName=a;AccountKey=hush", "--runner=direct"],
+        ["--set", "runner.options=[--s3_session_token=hush]", "--runner=direct"],
+    ],
+)
+def test_no_value_that_may_be_a_secret_is_told_however_it_is_given(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/imgembed", "export", *arguments])
+    told = locking.command_line()
+    assert "hush" not in told
+    assert told.startswith("imgembed export ")
+    assert told.endswith(" --runner=direct")
+
+
+def test_a_flag_after_the_name_of_a_secret_is_no_value(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["imgembed", "export", "--use_key", "--quiet"])
+    assert locking.command_line() == "imgembed export --use_key --quiet"
+
+
+def test_a_command_line_that_is_not_utf_8_holds_the_lock(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["imgembed", "run", "--sessions", "caf\udce9.csv"])
+    with alone_in(str(tmp_path)):
+        name = LOCK_FILE if kind == "kernel" else HELD_FILE
+        assert Holder.read((tmp_path / name).read_bytes()).pid == os.getpid()
+
+
+def test_the_longest_command_line_is_one_line_for_people(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["imgembed", "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 300])
+    lock = os.open(tmp_path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, Holder.me().to_bytes())
+    assert "\n" not in refusal(tmp_path)
+    os.close(lock)
 
 
 def test_the_lock_of_a_process_that_was_killed_is_free(holder, tmp_path, monkeypatch):

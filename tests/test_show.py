@@ -257,6 +257,13 @@ def remove(made: Made) -> None:
     os.unlink(made.files[IDS[4]])
 
 
+def test_an_id_that_is_not_utf_8_is_one_line(tmp_path, capsys):
+    made = make(tmp_path)
+    code, out, err = show(capsys, made.run, "--image-id", "caf\udce9")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "is not UTF-8" in err
+
+
 @pytest.mark.parametrize("harm", [cut, damage, replace_by_text, remove])
 def test_a_broken_file_is_one_line(tmp_path, capsys, harm):
     made = make(tmp_path, compression="none")

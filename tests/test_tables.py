@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import string
+from pathlib import Path
 
 import fastavro
 import numpy as np
@@ -229,6 +230,14 @@ def test_a_broken_jsonl_line_is_rejected_with_its_row_number(tmp_path):
         (5, "not a JSON object"),
         (6, "image_id is neither text nor a number"),
     ]
+
+
+def test_rows_of_a_file_whose_name_is_not_utf_8_are_rejected(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")
+    Path(path).write_text('{"image_id": "x"}\nbroken\n')
+    (file,) = find_tables(path, format="auto", key="sessions.path")
+    (block,) = read_blocks(Part(file), {"image_id": "image_id"})
+    assert block.rejected["file"].to_pylist() == [f"{tmp_path}/caf\ufffd.jsonl"]
 
 
 def test_csv_rows_of_another_width_or_encoding_are_rejected_with_their_row_numbers(tmp_path):

@@ -25,7 +25,7 @@ from pipeline.errors import ImgembedError
 from pipeline.examples import reading
 from pipeline.graph import measures
 from pipeline.hashing import hash_values
-from pipeline.ids import IMAGE_SALT
+from pipeline.ids import IMAGE_SALT, check_encodable
 from pipeline.shards import read_shards, single
 from pipeline.vectors import read_vectors
 
@@ -75,6 +75,8 @@ def explain(run: RunDir, first: str, second: str) -> dict[str, Any]:
     """All that a run knows of two images; ImgembedError where it does not know one of them."""
     if first == second:
         raise ImgembedError(f"{first!r}: is one image; name two")
+    for image_id in (first, second):
+        check_encodable(image_id)
     known = Knowledge.open(run)
     ids, vectors = _vectors(known.embeddings)
     nodes = _nodes(known.graph, (first, second))

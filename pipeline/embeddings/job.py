@@ -125,7 +125,7 @@ def export_embeddings(
         },
         "counts": _counts(counts, rejected, found),
         "taken_over": _taken_over(counts, exporter.takeover),
-        "precision": _precision(exporter),
+        "precision": _precision(exporter, counts),
         "rejected": rejected,
         "counters": runner.counters_of(counts, CATALOG, NAMESPACE, METRICS_NAMESPACE),
         MADE_BY: exporter.made,
@@ -185,15 +185,20 @@ def _taken_over(counts: Mapping[str, int], takeover: Takeover) -> dict[str, Any]
     }
 
 
-def _precision(exporter: Exporter) -> dict[str, Any] | None:
+def _precision(exporter: Exporter, counts: Mapping[str, int]) -> dict[str, Any] | None:
     """What fewer bits cost; None for float32, which costs nothing."""
     if exporter.dtype == "float32":
         return None
     samples = []
-    for layout in (exporter.images, exporter.queries):
+    for layout, taken in (
+        (exporter.images, TAKEN_OVER),
+        (exporter.queries, QUERIES_TAKEN_OVER),
+    ):
         sample = exporter.sample(layout)
         files = Version(schema.EMBEDDINGS, "", layout.folder, {}).shards(layout.prefix)
-        losses.complete_sample(sample, exporter.takeover.version, files)
+        # Where nothing was taken over, the sample is whole.
+        before = exporter.takeover.version if _counted(counts, taken) else None
+        losses.complete_sample(sample, before, files)
         samples.append(sample)
     images, queries = samples
     return losses.measure(images, queries, exporter.dtype)

@@ -50,8 +50,11 @@ class SampleOf:
 
 
 def draws(table: pa.Table, key: str) -> np.ndarray:
-    """[rows] uint64: of images by their content, so that equal ones are one; of queries by text."""
-    if key == schema.IMAGE_ID.name:
+    """[rows] uint64: of images by their content, so that equal ones are one; of queries by text.
+
+    Images that were embedded with their neighbours have no hash of a content: by their id.
+    """
+    if key == schema.IMAGE_ID.name and not table[HASH.name].null_count:
         return hash_numbers(table[HASH.name])
     return hash_values(table[key], salt=_SALT)
 

@@ -18,6 +18,7 @@ from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ImgembedError
 from pipeline.examples.places import Places, stretch
+from pipeline.ids import check_encodable
 from pipeline.tables.files import table_extension
 from pipeline.tables.framing import read_records
 from pipeline.tables.streams import open_path, reading
@@ -114,6 +115,7 @@ def find_example(version: Version, image_id: str, splits: Sequence[str]) -> Exam
 
     Its place tells which file of each split can hold it: no other is read.
     """
+    check_encodable(image_id)
     for split in splits:
         path = _file_of(version, image_id, split)
         for example in read_examples(version, split, path, holding=image_id) if path else ():

@@ -79,8 +79,7 @@ def cut(
         COSTS.block,
         COSTS.shard * (1 + neighbors) * prepared_bytes,
     )
-    wanted, number = limits.fit(held, limit=max_memory, shards=shards, threads=threads)
-    return (wanted if isinstance(setting, str) else shards), number
+    return limits.cut(setting, held, limit=max_memory, shards=shards, threads=threads)
 
 
 def record_bytes(spec: schema.ExampleSpec, *, content: float, neighbors: float) -> float:

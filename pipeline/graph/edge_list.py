@@ -177,9 +177,8 @@ def layout_of(
     number = shards if isinstance(shards, int) else max(1, size // _BYTES_A_SHARD)
     rows = sum(map(_estimate_rows, files))
     held = list_costs.held(rows, files=outputs)
-    cut, threads = limits.fit(held, limit=max_memory, shards=number, threads=threads)
-    shards = cut if isinstance(shards, str) else shards
-    return Layout(shards=-(-shards // outputs) * outputs, files=outputs, threads=threads)
+    number, threads = limits.cut(shards, held, limit=max_memory, shards=number, threads=threads)
+    return Layout(shards=-(-number // outputs) * outputs, files=outputs, threads=threads)
 
 
 def _estimate_rows(file: EdgeFile) -> int:

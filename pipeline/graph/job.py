@@ -48,10 +48,9 @@ def layout_of(
     if isinstance(shards, str) and size > _EVENTS_A_SHARD // 4:
         number = max(number, 2 * threads)
     held = limits.Held(_PROCESS, min(_BLOCK, size * _EVENT), size * _EVENT)
-    cut, threads = limits.fit(held, limit=max_memory, shards=number, threads=threads)
-    shards = cut if isinstance(shards, str) else shards
+    number, threads = limits.cut(shards, held, limit=max_memory, shards=number, threads=threads)
     # A file holds whole shards.
-    return counting.Layout(shards=-(-shards // files) * files, files=files, threads=threads)
+    return counting.Layout(shards=-(-number // files) * files, files=files, threads=threads)
 
 
 def build_graph(

@@ -171,7 +171,9 @@ def write_empty(folder: str, prefix: str, files: int, table_schema: pa.Schema) -
 
 def write_inputs(folder: str, inputs: Sequence[storage.FileInfo], previous: Iterable[str]) -> None:
     """Notes which logs are counted, with those that an earlier run counted."""
-    rows = [(storage.canonical(info.path), info.size, info.modified) for info in inputs]
+    rows = [
+        (storage.as_text(storage.canonical(info.path)), info.size, info.modified) for info in inputs
+    ]
     columns = [pa.array(list(column)) for column in zip(*rows, strict=True)]
     tables = [pa.table(columns, schema=schema.INPUT_SCHEMA)]
     for path in previous:

@@ -80,7 +80,8 @@ class Previous:
                 for row in pq.read_table(file).to_pylist():
                     counted.add((row["path"], row["size"], row["modified"]))
         for info in inputs:
-            if (storage.canonical(info.path), info.size, info.modified) in counted:
+            path = storage.as_text(storage.canonical(info.path))
+            if (path, info.size, info.modified) in counted:
                 raise ImgembedError(
                     f"{info.path}: is counted in {self.version.path} already; "
                     "name only newer logs, or leave --since out"

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from pipeline import schema
+from pipeline import schema, storage
 from pipeline.tables.hiding import shown_row
 from pipeline.tables.objects import python_values
 
@@ -111,7 +111,7 @@ def rejected_rows(
     numbers = list(rows)
     return pa.table(
         [
-            pa.array([path] * len(numbers), pa.string()),
+            pa.array([storage.as_text(path)] * len(numbers), pa.string()),
             pa.array(numbers, pa.int64()),
             pa.array(reasons, pa.string()),
             pa.array([content[:MAX_CONTENT] for content in contents], pa.string()),

@@ -112,7 +112,7 @@ def _columns(task: PictureTask, faults: Faults) -> dict[str, pa.Array]:
     stems = [posixpath.splitext(member)[0] for member in task.members]
     ids = stems if task.ids == "path" else [posixpath.basename(stem) for stem in stems]
     for index, member in enumerate(task.members):
-        if _printable(task.root + member) != task.root + member:
+        if storage.as_text(task.root + member) != task.root + member:
             faults[index] = rows.BAD_PATH
     columns = {"image_id": CONVERTERS["image_id"](list(ids), faults)}
     named = [_folders(task, member) for member in task.members]
@@ -138,7 +138,7 @@ def _folders(task: PictureTask, member: str) -> list[str] | None:
 
 def _rejected(paths: Sequence[str], faults: Faults) -> pa.Table:
     bad = sorted(faults)
-    shown = [_printable(paths[index]) for index in bad]
+    shown = [storage.as_text(paths[index]) for index in bad]
     return pa.table(
         [
             pa.array(shown, pa.string()),
@@ -148,8 +148,3 @@ def _rejected(paths: Sequence[str], faults: Faults) -> pa.Table:
         ],
         schema=schema.REJECTED_SCHEMA,
     )
-
-
-def _printable(path: str) -> str:
-    """The path without bytes that are no text."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
