@@ -1,6 +1,8 @@
 """What is unchanged is taken over from the version before, and nothing in the files tells."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from pipeline.examples import decoding
 from pipeline.vectors import read_vectors
 
 MANY = 60
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +300,29 @@ def test_an_export_of_an_earlier_program_is_no_ground_to_build_on(
         export=settings_of(old),
     )
     assert version.manifest["taken_over"]["images"] == 0
+
+
+def test_nothing_is_taken_over_from_other_sources_under_the_same_version_number(
+    before: tuple[ImagesConfig, Version], model: Version, tmp_path: Path
+) -> None:
+    images, old = before
+    for package in ("pipeline", "trainer"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    with open(tmp_path / "pipeline" / "precision.py", "a") as file:
+        file.write("# changed\n")
+    code = "from pipeline.embeddings import takeover; print(takeover._sources())"
+    options = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
+    command = [sys.executable, "-c", code]
+    other = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, **options).stdout.strip()
+    assert other != old.manifest["made_by"]["sources"]
+
+    made_by = {**old.manifest["made_by"], "sources": other}
+    previous = replace(old, manifest={**old.manifest, "made_by": made_by})
+    given = {"images": images, "model": model, "export": settings_of(old)}
+    version = export(tmp_path / "new", previous=previous, **given)
+    assert version.manifest["taken_over"]["images"] == 0
+    assert version.manifest["taken_over"]["why_nothing"] == "the program changed"
 
 
 def test_a_sample_that_was_cut_off_knows_nothing_beyond_its_last_draw(

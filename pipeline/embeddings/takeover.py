@@ -8,6 +8,10 @@ them.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
@@ -24,10 +28,13 @@ from pipeline import precision, schema, storage
 from pipeline.artifacts import Version
 from pipeline.columnar import Joined, JoinShards, Keyed, concatenate, split_by_shard
 from pipeline.contents import HASH, HASH_BYTES, KnownContents
+from pipeline.embeddings import augmented, embed
 from pipeline.embeddings import model as models
 from pipeline.embeddings.embed import EMBEDDING, MODEL_VERSION
 from pipeline.embeddings.files import NAMESPACE
 from pipeline.errors import ImgembedError
+from pipeline.examples import decode_worker
+from pipeline.examples import pictures as of_pictures
 from pipeline.examples.decoding import PictureSettings
 from pipeline.reading import ReadTables
 
@@ -35,8 +42,15 @@ TAKEN_OVER = "taken_over"  # images, a counter
 MADE_BY = "made_by"  # in the manifest
 NEW, BEFORE = "new", "before"
 _PROGRAMS = ("imgembed", "tensorflow", "pillow")
+# Where a content becomes a stored vector. A clone has other sources under one version number.
+_SOURCES = (augmented, decode_worker, embed, models, of_pictures, precision)
 # What a difference in MADE_BY is called.
-_WORDS = {"model": "the model", "content": "what it is shown", "batch_size": "export.batch_size"}
+_WORDS = {
+    "model": "the model",
+    "content": "what it is shown",
+    "batch_size": "export.batch_size",
+    "sources": "the program",
+}
 
 
 def made_by(
@@ -51,7 +65,18 @@ def made_by(
         "image_encoding": pictures.encoding if pictures else None,
         "max_pixels": pictures.max_pixels if pictures else None,
         **{name: package_version(name) for name in _PROGRAMS},
+        "sources": _sources(),
     }
+
+
+@functools.cache
+def _sources() -> str:
+    """A mark of the sources; where there are none, the version number must do."""
+    digest = hashlib.sha256()
+    for module in _SOURCES:
+        with contextlib.suppress(OSError):
+            digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)
