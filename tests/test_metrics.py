@@ -94,6 +94,15 @@ def test_the_expectation_of_a_random_ranking_is_the_mean_over_all_rankings(
     np.testing.assert_allclose(found[0], np.mean(all_measures, axis=0), atol=1e-12)
 
 
+def test_a_list_longer_than_any_corpus_holds_all_of_it() -> None:
+    ks, two = [10, 10**13], np.array([2])
+    found = metrics.retrieval_measures(np.array([2.0, 3.0]), np.zeros(2, int), queries=1, ks=ks)
+    of_chance = metrics.random_measures(two, two, candidates=5, ks=ks)
+    for (values,) in (found, of_chance):
+        assert values[0] == values[1] == 1.0
+        assert values[-2] == values[-1] > 0.0
+
+
 def test_a_random_ranking_of_nothing_finds_nothing() -> None:
     found = metrics.random_measures(np.array([0]), np.array([2]), candidates=0, ks=[1])
     np.testing.assert_array_equal(found, [[0.0, 0.0, 0.0, 0.0]])

@@ -76,6 +76,7 @@ def measure_names(ks: Sequence[int]) -> list[str]:
 
 def ideal_gain(relevant: np.ndarray, k: int) -> np.ndarray:
     """DCG at k of a ranking with all `relevant` items on top. [queries] int -> [queries]."""
+    k = min(k, int(relevant.max(initial=0)))  # a longer list holds no more
     gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])
     return gains[np.minimum(relevant, k)]
 
