@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -283,6 +284,18 @@ def test_labels_by_neighbours_are_those_of_a_plain_loop(k: int) -> None:
             votes[int(labels[index])] += max(0.0, float(query @ neighbors[index]))
         expected.append(max(votes, key=lambda label: votes[label]))
     assert metrics.knn_labels(queries, neighbors, labels, k=k).tolist() == expected
+
+
+def test_images_of_many_labels_take_no_more_memory_than_others() -> None:
+    """Each of 5 * 40 named labels is compared with each, for every image that is asked."""
+    generator = np.random.default_rng(14)
+    vectors = generator.normal(size=(600, 8)).astype(np.float32)
+    labels = generator.integers(0, 90, (100, 40))
+    tracemalloc.start()
+    metrics.knn_labels(vectors[100:], vectors[:100], labels)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3 * metrics.CHUNK_BYTES
 
 
 def test_rank_me_counts_the_directions_that_are_used() -> None:

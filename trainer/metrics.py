@@ -292,7 +292,8 @@ def knn_labels(
     """
     labels = labels.reshape(len(labels), -1)
     predicted = np.empty(len(queries), labels.dtype)
-    for part in chunks(len(queries), len(neighbors) * 8):
+    named_twice = (min(k, len(neighbors)) * labels.shape[1]) ** 2
+    for part in chunks(len(queries), max(len(neighbors), named_twice) * 8):
         scores = queries[part] @ neighbors.T
         found = nearest(scores.copy(), k)
         weights = np.maximum(np.take_along_axis(scores, found, axis=1), 0.0)
