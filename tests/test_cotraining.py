@@ -189,6 +189,26 @@ def test_every_way_to_use_the_agreement_trains(
         entries[0]["epochs"][0]["graph_regularization"], rel=1e-2
     )
     assert manifest["agreement"]["iterations"] == 2
+    trusted = entries[manifest["agreement"]["best_iteration"]]["with_agreement"]
+    served = schema.EXAMPLE_SIGNATURE in manifest["signatures"]
+    assert served == ("graph_network" in model and not trusted)
+
+
+def test_a_graph_network_that_trusts_all_edges_alike_is_served_with_neighbours(
+    examples: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Iteration 1 has the labels that iteration 0 gave, but no agreement (guard A)."""
+    add = Story.add
+
+    def later_is_better(self: Story, entry: dict[str, Any], *found: Any) -> None:
+        add(self, {**entry, "figure": float(entry["iteration"])}, *found)
+
+    monkeypatch.setattr(Story, "add", later_is_better)
+    settings = {"min_positive_pairs": 10**6, "min_confidence": 0.0}
+    found = run(examples, tmp_path, model={"graph_network": "gcn"}, agreement=settings, epochs=1)
+    assert found["agreement"]["best_iteration"] == 1
+    assert found["agreement"]["unusable"]
+    assert schema.EXAMPLE_SIGNATURE in found["signatures"]
 
 
 def graph_of(folder: Path, *, queries: bool) -> Version:

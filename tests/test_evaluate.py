@@ -476,6 +476,7 @@ def test_a_model_of_an_older_graph_with_the_same_draw_is_evaluated() -> None:
         check_trained_on(drawn_by("v0002"), trained_on)
     of_edges = Version(schema.GRAPH, "v0002", "run", {"config": {"seed": 5}})
     check_trained_on(of_edges, drawn_by("v0001"))  # holds nothing out
+    check_trained_on(drawn_by("v0002", seed=1, fraction=0.0), drawn_by("v0001"))  # neither
 
 
 def test_a_model_of_an_edge_list_may_know_any_session() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -92,6 +93,15 @@ def test_the_expectation_of_a_random_ranking_is_the_mean_over_all_rankings(
         np.array([present]), np.array([relevant]), candidates=candidates, ks=ks
     )
     np.testing.assert_allclose(found[0], np.mean(all_measures, axis=0), atol=1e-12)
+
+
+def test_a_list_longer_than_any_corpus_holds_all_of_it() -> None:
+    ks, two = [10, 10**13], np.array([2])
+    found = metrics.retrieval_measures(np.array([2.0, 3.0]), np.zeros(2, int), queries=1, ks=ks)
+    of_chance = metrics.random_measures(two, two, candidates=5, ks=ks)
+    for (values,) in (found, of_chance):
+        assert values[0] == values[1] == 1.0
+        assert values[-2] == values[-1] > 0.0
 
 
 def test_a_random_ranking_of_nothing_finds_nothing() -> None:
@@ -274,6 +284,18 @@ def test_labels_by_neighbours_are_those_of_a_plain_loop(k: int) -> None:
             votes[int(labels[index])] += max(0.0, float(query @ neighbors[index]))
         expected.append(max(votes, key=lambda label: votes[label]))
     assert metrics.knn_labels(queries, neighbors, labels, k=k).tolist() == expected
+
+
+def test_images_of_many_labels_take_no_more_memory_than_others() -> None:
+    """Each of 5 * 40 named labels is compared with each, for every image that is asked."""
+    generator = np.random.default_rng(14)
+    vectors = generator.normal(size=(600, 8)).astype(np.float32)
+    labels = generator.integers(0, 90, (100, 40))
+    tracemalloc.start()
+    metrics.knn_labels(vectors[100:], vectors[:100], labels)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3 * metrics.CHUNK_BYTES
 
 
 def test_rank_me_counts_the_directions_that_are_used() -> None:

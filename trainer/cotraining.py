@@ -65,6 +65,11 @@ class Outcome:
     story: Story
     last: Turn  # what the next iteration would have begun with
 
+    @property
+    def best(self) -> dict[str, Any]:
+        """The entry of the best iteration."""
+        return self.story.iterations[self.story.best]
+
     def history(self) -> dict[str, Any]:
         """What the history file says beside the epochs of the best iteration."""
         shown = [
@@ -75,8 +80,7 @@ class Outcome:
 
     def summary(self) -> dict[str, Any]:
         """What the manifest says: figures of the best iteration, but none of its epochs'."""
-        entry = self.story.iterations[self.story.best]
-        learned = self.story.learned
+        entry, learned = self.best, self.story.learned
         return {
             "iterations": len(self.story.iterations),
             "best_iteration": self.story.best,

@@ -133,8 +133,8 @@ def _finish(
         data.transform,
         files,
         out.file(schema.SAVED_MODEL_FOLDER),
-        # What a later iteration learned of the edges is not in the files of the examples.
-        neighbors=data.training.neighbors if outcome is None or outcome.story.best == 0 else 0,
+        # What an iteration was told of the edges is not in the files of the examples.
+        neighbors=0 if outcome and outcome.best["with_agreement"] else data.training.neighbors,
     )
     found = {"best_epoch": trained.best_epoch, "epochs": history}
     if outcome is not None:

@@ -76,6 +76,7 @@ def measure_names(ks: Sequence[int]) -> list[str]:
 
 def ideal_gain(relevant: np.ndarray, k: int) -> np.ndarray:
     """DCG at k of a ranking with all `relevant` items on top. [queries] int -> [queries]."""
+    k = min(k, int(relevant.max(initial=0)))  # a longer list holds no more
     gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])
     return gains[np.minimum(relevant, k)]
 
@@ -291,7 +292,8 @@ def knn_labels(
     """
     labels = labels.reshape(len(labels), -1)
     predicted = np.empty(len(queries), labels.dtype)
-    for part in chunks(len(queries), len(neighbors) * 8):
+    named_twice = (min(k, len(neighbors)) * labels.shape[1]) ** 2
+    for part in chunks(len(queries), max(len(neighbors), named_twice) * 8):
         scores = queries[part] @ neighbors.T
         found = nearest(scores.copy(), k)
         weights = np.maximum(np.take_along_axis(scores, found, axis=1), 0.0)

@@ -66,8 +66,8 @@ def check_trained_on(graph: Version, trained_on: Version | None) -> None:
     """
     if trained_on is None or trained_on.name == graph.name:
         return
-    if _value(_config(graph), "holdout.by") is None:
-        return  # a ready edge list holds nothing out
+    if not _value(_config(graph), "holdout.fraction"):
+        return  # nothing is held out, and of a ready edge list nothing can be
     why = other_draw(graph, trained_on)
     fractions = [_value(_config(of), "holdout.fraction") for of in (graph, trained_on)]
     if why is None and None not in fractions and fractions[0] > fractions[1]:
