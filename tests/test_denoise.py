@@ -7,6 +7,7 @@ in seconds what one of pictures takes minutes for.
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from cli import main
 from cli.doubts import draw_doubts
 from pipeline import schema
 from pipeline.artifacts import RunDir, Version
+from pipeline.errors import ImgembedError
 from pipeline.examples import reading
 from pipeline.world.config import WorldConfig
 from pipeline.world.generate import IMAGES_TRUTH, SESSIONS_FOLDER, write_world
-from trainer.denoise import most_doubted, shares
+from trainer.denoise import denoise, most_doubted, shares
 from trainer.metrics import auc
 
 MIN_AGREEMENT = 0.6
@@ -149,6 +151,20 @@ def test_a_model_that_learned_no_agreement_is_one_line(
     err = imgembed(capsys, "denoise", "--quiet", "--force", "--run-dir", run, code=1)
     assert err.startswith("imgembed: ")
     assert "was trained without agreement; set model.agreement to gam" in err
+
+
+def test_embeddings_that_hold_their_neighbours_are_not_judged_by(world: tuple[Path, Path]) -> None:
+    run = RunDir.open(str(world[1]))
+    graph, model, alone = (
+        run.require(stage) for stage in (schema.GRAPH, schema.MODEL, schema.EMBEDDINGS)
+    )
+    held = {"examples": "v0001", "images_with_neighbors": 7}
+    joined = replace(alone, manifest={**alone.manifest, "neighbors": held})
+    with (
+        run.begin(schema.AGREEMENT) as out,
+        pytest.raises(ImgembedError, match=r"imgembed export --set export\.neighbors=none$"),
+    ):
+        denoise(graph=graph, model=model, embeddings=joined, out=out)
 
 
 def test_the_next_examples_leave_doubted_edges_out(

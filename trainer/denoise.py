@@ -30,9 +30,11 @@ def denoise(
 ) -> tuple[dict[str, Any], pa.Table]:
     """Writes the agreement of all edges; gives the manifest's part about it, and the edges.
 
-    ImgembedError where the model has learned no agreement, or not of such edges.
+    ImgembedError where the model has learned no agreement, or not of such edges, and where the
+    embeddings have neighbours in them.
     """
     check_model(embeddings, model)
+    _check_alone(embeddings)
     judge = EdgeJudge.read(model)
     ids, vectors = read_vectors(embeddings, schema.IMAGE_EMBEDDINGS, schema.IMAGE_ID.name)
     edges = edges_of_graph(graph, ids)
@@ -50,6 +52,16 @@ def denoise(
         "mean_agreement": float(agreement.mean(dtype=np.float64)),
         "shares": shares(agreement, edges.weights),
     }, table
+
+
+def _check_alone(embeddings: Version) -> None:
+    """Neighbours in an embedding would make any two that are neighbours alike."""
+    if embeddings.manifest.get("neighbors"):
+        raise ImgembedError(
+            f"{embeddings.path}: its images are embedded with their neighbours, and agreement is "
+            "learned of images alone; make embeddings of these with: "
+            "imgembed export --set export.neighbors=none"
+        )
 
 
 def _check_features(judge: EdgeJudge, edges: GraphEdges, graph: Version, model: Version) -> None:
