@@ -290,6 +290,7 @@ def test_ids_that_are_not_there_are_one_line(
         ("a", "logs onlly", "did you mean 'logs only'?"),
         ("zzz", "a", "'zzz': neither among the embeddings nor in the graph\n"),
         ("a", "a", "is one image; name two"),
+        ("a", "b\udcff", "'b\\udcff': is not UTF-8"),  # as Python reads a command line
     ):
         line = imgembed(capsys, "explain", first, second, "--run-dir", run.path, code=1)
         assert part in line

@@ -75,6 +75,8 @@ def explain(run: RunDir, first: str, second: str) -> dict[str, Any]:
     """All that a run knows of two images; ImgembedError where it does not know one of them."""
     if first == second:
         raise ImgembedError(f"{first!r}: is one image; name two")
+    for image_id in (first, second):
+        reading.check_id(image_id)
     known = Knowledge.open(run)
     ids, vectors = _vectors(known.embeddings)
     nodes = _nodes(known.graph, (first, second))

@@ -114,6 +114,7 @@ def find_example(version: Version, image_id: str, splits: Sequence[str]) -> Exam
 
     Its place tells which file of each split can hold it: no other is read.
     """
+    check_id(image_id)
     for split in splits:
         path = _file_of(version, image_id, split)
         for example in read_examples(version, split, path, holding=image_id) if path else ():
@@ -127,6 +128,14 @@ def find_example(version: Version, image_id: str, splits: Sequence[str]) -> Exam
         f"--image-id {image_id}: {version.path} has no example of it; there are {total:,} in its "
         f"{where}{hint}"
     )
+
+
+def check_id(image_id: str) -> None:
+    """ImgembedError for an id of a command line that is not UTF-8, as every image's is."""
+    try:
+        image_id.encode()
+    except UnicodeEncodeError:
+        raise ImgembedError(f"image id {image_id!r}: is not UTF-8") from None
 
 
 def _file_of(version: Version, image_id: str, split: str) -> str | None:
