@@ -126,6 +126,13 @@ def test_what_is_wrong_with_the_catalog_is_said_before_the_graph_is_made(run, tm
     assert run_command("run", "--run-dir", tmp_path / "run") == 2
 
 
+def test_what_dataflow_s_workers_cannot_see_is_said_before_anything_is_made(run, data, tmp_path):
+    code, printed, said = run("--runner", "dataflow", "--set", f"images.root={tmp_path}")
+    assert (code, printed) == (2, "")
+    assert said.startswith(f"imgembed: run_dir: '{tmp_path / 'run'}' is a path of this machine")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_ends_at_once_with_one_line_and_leaves_no_trace(run, data, tmp_path):
     code = (
         "import sys; from pipeline.locking import alone_in\n"
