@@ -119,7 +119,8 @@ def run(arguments: list[str] | None = None) -> int:
     """The exit code of a command line; errors that a person can mend are one line on stderr."""
     try:
         result = cli.main(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)

@@ -166,6 +166,22 @@ def test_without_a_terminal_nothing_is_asked_and_every_line_is_whole(data, tmp_p
     assert "\r" not in ended.stdout
 
 
+@pytest.mark.parametrize(("log", "code"), [("log.jsonl", 0), ("nowhere.jsonl", 1)])
+def test_that_nobody_reads_the_summary_changes_nothing(data, tmp_path, log, code):
+    command = [PROGRAM, "run", "--run-dir", tmp_path / "run", "--to", "graph", "--quiet"]
+    with subprocess.Popen(
+        [*command, "--sessions", data / log],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as ended:
+        ended.stdout.close()  # as `head` does when it has had enough
+        said = ended.stderr.read()
+    assert ended.returncode == code, said
+    assert "pipe" not in said.lower()
+    assert ("nowhere.jsonl" in said) == (code == 1)
+
+
 def test_no_command_asks_anything():
     for path in (ROOT / "cli").rglob("*.py"):
         if path.name == "prompt.py":  # of the search, on a terminal only
