@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 
 from cli import summaries, terminal
 from cli.contact_sheet import Answer, Row, write_contact_sheet
@@ -33,7 +34,8 @@ def run_demo(
     data, run_dir = os.path.join(out, "data"), os.path.join(out, "run")
     console = Console(stderr=True, quiet=quiet)
     draw_world(data, WorldConfig(images=images, sessions=sessions, seed=seed), console)
-    console.print(f"[green]✓[/] {images:,} pictures and {sessions:,} sessions drawn into {data}")
+    drawn = f"{images:,} pictures and {sessions:,} sessions drawn into {escape(data)}"
+    console.print(f"[green]✓[/] {drawn}", highlight=False, soft_wrap=True)
     catalog, logs = world_paths(data)
     flags = {"run_dir": run_dir, "seed": seed, "sessions.path": logs, "images.path": catalog}
     config = load(None, sets=sets, flags=flags)

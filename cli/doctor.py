@@ -62,7 +62,12 @@ def _trial(config: Config, submit: bool) -> Finding:
     from pipeline.runner import make_pipeline
 
     name, make = config.runner.name, functools.partial(make_pipeline, config.runner)
-    with tempfile.TemporaryDirectory(prefix="imgembed-") as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="imgembed-")
+    except OSError as error:
+        advice = "set the environment variable TMPDIR to a folder that may be written to"
+        return Finding("trial", FAILED, f"no tiny job on {name}: {error.strerror}", advice)
+    with temporary as folder:
         began = time.monotonic()
         try:
             with terminal.opened("doctor", folder, quiet=True):

@@ -6,6 +6,7 @@ pydantic are imported inside the commands that need them.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -94,6 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     With 0, 1 (data or run), 2 (usage or configuration), or 128 + the number of the signal that
     ended it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that it does not have are spelled out
+            stream.reconfigure(errors="backslashreplace")
     for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and `&` want it
             signal.signal(number, _stop)
@@ -119,7 +123,8 @@ def run(arguments: list[str] | None = None) -> int:
     """The exit code of a command line; errors that a person can mend are one line on stderr."""
     try:
         result = cli.main(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)

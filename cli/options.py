@@ -53,3 +53,13 @@ def job_options(command: Command) -> Command:
     for option in (force, workers, runner, beam_options):
         command = option(command)
     return command
+
+
+def graph_inputs(sessions: str | None, edges: str | None) -> dict[str, str | None]:
+    """The settings of --sessions and --edges, of which a command takes one.
+
+    Logs on the command line take the place of an edge list in the file.
+    """
+    if sessions and edges:
+        raise click.UsageError("--sessions and --edges: give one of the two")
+    return {"sessions.path": sessions, "edges.path": edges if edges or not sessions else ""}

@@ -32,8 +32,15 @@ def lines(text: str) -> str:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Prints a result: as it is for a program, in `lines` where somebody reads it on a terminal."""
+    """Prints a result: as it is for a program, in `lines` where somebody reads it on a terminal.
+
+    Where nobody reads it any more, it is dropped: the work goes on, and ends as it ends.
+    """
     stream = sys.stderr if err else sys.stdout
     for_people = stream is not None and stream.isatty()
     # color: or click takes escapes out of ids that a program is to get as they are.
-    click.echo(lines(text) if for_people else text, err=err, color=True)
+    try:
+        click.echo(lines(text) if for_people else text, err=err, color=True)
+    except BrokenPipeError:  # whoever reads it, such as `head`, has had enough
+        if not err:
+            sys.stdout = None  # or the interpreter's end would try to write the rest

@@ -26,7 +26,7 @@ _ENTRIES = {
     schema.MODEL: ("trainer.fit",),
     schema.EMBEDDINGS: ("pipeline.embeddings.job",),
     schema.INDEX: ("pipeline.embeddings.index",),
-    schema.EVALUATION: ("trainer.evaluation.run",),
+    schema.EVALUATION: ("trainer.evaluation.run", "pipeline.judgments"),
     schema.AGREEMENT: ("trainer.denoise", "cli.doubts"),
     schema.REPORT: ("cli.report.content", "cli.report.page"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -63,8 +64,8 @@ class Prompt:
         self._has_model = False
 
     def run(self) -> None:
-        """Until Ctrl-D; Ctrl-C gives up a line or a query."""
-        while True:
+        """Until Ctrl-D, or nobody reads the answers; Ctrl-C gives up a line or a query."""
+        while sys.stdout is not None:
             try:
                 line = input(_PROMPT).strip()
                 if line:

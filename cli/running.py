@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from cli import terminal
+from cli import places, terminal
 from cli.figures import say_bytes, say_duration
 from cli.indexing import make_index
 from cli.printing import echo
@@ -79,6 +79,7 @@ def run_stages(
     """
     wanted = between(first, last)
     _check_worker()
+    config = places.settled(config)
     RunDir.open(config.run_dir)
     with locking.alone_in(config.run_dir), terminal.opened("run", config.run_dir, quiet=quiet) as t:
         began = time.monotonic()

@@ -25,8 +25,10 @@ def write_sample(out: str, sizes: Mapping[str, Any], *, quiet: bool, as_json: bo
 
     summary = draw_world(out, WorldConfig(**sizes), Console(stderr=True, quiet=quiet))
     catalog, sessions = world_paths(out)
-    text = render({"sessions.path": sessions, "images.path": catalog})
-    storage.write_atomic(os.path.join(out, CONFIG_FILE), text.encode())
+    config = os.path.join(out, CONFIG_FILE)
+    if not os.path.exists(config):  # of a former call, it may have been changed since
+        text = render({"sessions.path": sessions, "images.path": catalog})
+        storage.write_atomic(config, text.encode())
     accuracy = raw_pixel_accuracy(out)
     if as_json:
         content = {**dataclasses.asdict(summary), "raw_pixel_accuracy": accuracy._asdict()}

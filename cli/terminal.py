@@ -28,6 +28,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
 from rich.text import Text
 
+from cli import old_logs
 from cli.figures import say_duration
 from cli.printing import lines
 from pipeline import progress, schema, storage
@@ -266,7 +267,10 @@ def _open_log(command: str, run_path: str) -> tuple[str, IO[str]]:
             folder = os.path.join(run_path, schema.LOGS_FOLDER)
             os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, name)
-            return path, _forgiving(path, "a")
+            log = _forgiving(path, "a")
+            old_logs.hold(log)
+            old_logs.remove_old(folder, command)
+            return path, log
         except OSError:  # read-only, for one; who only reads a run need not write there
             pass
     try:

@@ -20,6 +20,7 @@ from pipeline import locking, schema, storage
 from pipeline.artifacts import KEEPS, RunDir, Version
 from pipeline.errors import ConfigError, ImgembedError
 
+_WIDTH = 1_000  # of a table: a line is as long as it is, and nothing of it is cut off
 _ROWS: Mapping[str, Sequence[str]] = {  # where a manifest says how many rows its stage has
     schema.GRAPH: ("counts", "edges", "kept"),
     schema.EXAMPLES: ("counts", "rows", "kept"),
@@ -152,7 +153,7 @@ def _table(listed: Sequence[Listed]) -> str:
 
 
 def _lines(table: Table) -> list[str]:
-    console = Console(width=160, file=io.StringIO())
+    console = Console(width=_WIDTH, file=io.StringIO())
     with console.capture() as capture:
         console.print(table)
     return [line.rstrip() for line in capture.get().splitlines() if line.strip()]

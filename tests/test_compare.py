@@ -242,3 +242,16 @@ def test_options_that_go_with_one_run_are_refused(
     line = imgembed(capsys, "evaluate", "--compare", runs[0], empty, code=1)
     assert "no graph yet" in line
     assert not Path(empty).exists()
+
+
+@pytest.mark.parametrize("stage", ["graph", "examples", "embeddings"])
+def test_a_run_that_lost_a_file_is_not_compared(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    copy = shutil.copytree(runs[1], tmp_path / "run")
+    manifest = copy / stage / "v0001" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"file_bytes": {"lost.parquet": 10}}))
+    line = imgembed(capsys, "evaluate", "--compare", runs[0], str(copy), code=1)
+    assert f"{stage}/v0001/lost.parquet: is gone since it was committed" in line
+    assert line.count("\n") == 1

@@ -1,8 +1,10 @@
 """`imgembed doctor`: what it finds, what it advises, and that it tells no secret."""
 
+import errno
 import functools
 import json
 import os
+import tempfile
 
 import pytest
 from small_logs import run_command
@@ -194,3 +196,15 @@ def test_free_memory_is_the_least_that_anyone_tells(monkeypatch):
     assert machine.available_memory() == 2_000
     files["/sys/fs/cgroup/memory.max"] = "max\n"
     assert machine.available_memory() == 5 * 1024
+
+
+def test_without_a_place_for_temporary_files_it_says_the_rest(doctor, monkeypatch):
+    def nowhere(**_):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", nowhere)
+    code, findings = doctor()
+    assert code == 1
+    assert findings["trial"]["state"] == FAILED
+    assert "No usable temporary directory" in findings["trial"]["found"]
+    assert "TMPDIR" in findings["trial"]["advice"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -299,6 +300,19 @@ def test_ids_that_are_not_there_are_one_line(
     assert "no graph yet" in line
     with pytest.raises(ImgembedError):
         explain(RunDir.open(str(tmp_path / "new")), "a", "b")
+
+
+@pytest.mark.parametrize("stage", ["graph", "examples", "embeddings", "agreement"])
+def test_a_version_that_lost_a_file_is_one_line(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    manifest = copy / stage / "v0001" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"file_bytes": {"lost.parquet": 10}}))
+    line = imgembed(capsys, "explain", "a", "b", "--run-dir", str(copy), code=1)
+    assert f"{stage}/v0001/lost.parquet: is gone since it was committed" in line
+    assert line.count("\n") == 1
 
 
 def test_neither_beam_nor_tensorflow_is_loaded(run: RunDir) -> None:

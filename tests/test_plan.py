@@ -323,6 +323,17 @@ def test_a_ready_edge_list_has_rows_and_bytes(tmp_path, capsys):
     assert re.search(r"a ready edge list of 1 rows.*\n(.*\n)* *memory +\d+ MB", out)
 
 
+def test_logs_on_the_command_line_take_the_place_of_an_edge_list_in_the_file(tmp_path, capsys):
+    (tmp_path / "edges.tsv").write_text("src\tdst\na\tb\n")
+    (tmp_path / "cfg.yaml").write_text(f"edges: {{path: {tmp_path / 'edges.tsv'}}}\n")
+    write_log(tmp_path / "log.jsonl", clicks())
+    file = ("--config", tmp_path / "cfg.yaml")
+    assert run(capsys, *file)[1].startswith("a ready edge list of ")
+    code, out, _ = run(capsys, *file, "--sessions", tmp_path / "log.jsonl")
+    assert code == 0
+    assert out.startswith("build-graph, ")
+
+
 def broken_parquet(folder):
     write_topics(folder / "log.parquet", sessions=500, topics=5, images=50)
     content = (folder / "log.parquet").read_bytes()

@@ -27,6 +27,7 @@ def test_every_stage_begins_in_modules_that_are_there():
         (schema.EXAMPLES, {"pipeline.examples.wire"}, {"trainer", "pipeline.graph.count"}),
         (schema.MODEL, {"trainer.losses", "trainer.gnn.networks"}, {"pipeline.graph", "cli"}),
         (schema.EMBEDDINGS, {"pipeline.embeddings.embed"}, {"trainer", "pipeline.graph.count"}),
+        (schema.EVALUATION, {"trainer.evaluation.leaks", "pipeline.judgments"}, {"cli"}),
     ],
 )
 def test_a_stage_reaches_what_it_imports_and_nothing_else(stage, within, without):

@@ -126,6 +126,13 @@ def test_what_is_wrong_with_the_catalog_is_said_before_the_graph_is_made(run, tm
     assert run_command("run", "--run-dir", tmp_path / "run") == 2
 
 
+def test_what_dataflow_s_workers_cannot_see_is_said_before_anything_is_made(run, data, tmp_path):
+    code, printed, said = run("--runner", "dataflow", "--set", f"images.root={tmp_path}")
+    assert (code, printed) == (2, "")
+    assert said.startswith(f"imgembed: run_dir: '{tmp_path / 'run'}' is a path of this machine")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_ends_at_once_with_one_line_and_leaves_no_trace(run, data, tmp_path):
     code = (
         "import sys; from pipeline.locking import alone_in\n"
@@ -157,6 +164,22 @@ def test_without_a_terminal_nothing_is_asked_and_every_line_is_whole(data, tmp_p
     assert ended.stderr == ""
     assert "\x1b" not in ended.stdout
     assert "\r" not in ended.stdout
+
+
+@pytest.mark.parametrize(("log", "code"), [("log.jsonl", 0), ("nowhere.jsonl", 1)])
+def test_that_nobody_reads_the_summary_changes_nothing(data, tmp_path, log, code):
+    command = [PROGRAM, "run", "--run-dir", tmp_path / "run", "--to", "graph", "--quiet"]
+    with subprocess.Popen(
+        [*command, "--sessions", data / log],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as ended:
+        ended.stdout.close()  # as `head` does when it has had enough
+        said = ended.stderr.read()
+    assert ended.returncode == code, said
+    assert "pipe" not in said.lower()
+    assert ("nowhere.jsonl" in said) == (code == 1)
 
 
 def test_no_command_asks_anything():

@@ -1,5 +1,6 @@
 """Search among embeddings: exactness, ties, ids that are not there, and queries by the model."""
 
+import errno
 import io
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from cli.settings import Config
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.embeddings import scoring, search
-from pipeline.embeddings.search import QueryEncoder, SearchIndex
+from pipeline.embeddings.search import Hit, QueryEncoder, SearchIndex
 from pipeline.errors import ImgembedError
 
 
@@ -241,6 +242,21 @@ def test_without_a_query_and_a_terminal_it_says_what_to_give(tmp_path: Path, cap
     assert "nothing to search for: give --text" in capsys.readouterr().err
     assert run(["search", "--html", "a.html"]) == 2
     assert "--html: there is no query" in capsys.readouterr().err
+
+
+class Closed(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("query", [("--text", "red"), ("--image-id", "dune")])
+def test_a_reader_who_has_had_enough_is_no_failure(tmp_path: Path, monkeypatch, query) -> None:
+    run_of(tmp_path)
+    monkeypatch.setattr(Searcher, "search", lambda *_: [Hit("bridge", 1.0)])
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert run(["search", *query, "--run-dir", str(tmp_path / "run")]) == 0
 
 
 def test_what_a_terminal_would_obey_is_spelled_out() -> None:

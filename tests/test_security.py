@@ -22,6 +22,7 @@ import json
 import os
 import re
 import struct
+import subprocess
 import sys
 import threading
 import zipfile
@@ -383,6 +384,27 @@ def test_a_result_is_printed_by_the_one_function_that_spells_out():
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "print"):
                 found.add(str(path.relative_to(ROOT)))
     assert found <= allowed
+
+
+def test_letters_that_the_terminal_does_not_have_are_spelled_out(tmp_path):
+    (tmp_path / "図" / "logs").mkdir(parents=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "cli.main", "runs", "list", "--run-dir", tmp_path / "図"],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.endswith(b"\\u56f3: no stage has been made yet\n")
+
+
+def test_the_name_of_a_folder_is_no_markup(tmp_path, capsys):
+    folder = tmp_path / "a[b]" / "[/c]"
+    demo = ["demo", "--out", str(folder), "--images", "24", "--sessions", "20", "--set", "no=1"]
+    assert run(demo) == 2
+    told = capsys.readouterr().err
+    assert f"drawn into {folder / 'data'}\n" in told
+    assert "settings: no: unknown setting" in told
 
 
 def test_lines_stay_lines_and_letters_of_all_scripts_stay_as_they_are():

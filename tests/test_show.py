@@ -277,6 +277,7 @@ def test_a_broken_file_is_one_line(tmp_path, capsys, harm):
     ("arguments", "code", "words"),
     [
         (("--image-id", "nobody"), 1, ("'ï/", "12 in its examples", "nobody")),
+        (("--image-id", "no\udcffbody"), 1, ("'no\\udcffbody': is not UTF-8",)),
         (("--image-id", IDS[3], "--split", "train"), 1, ("9 in its split 'train'",)),
         (("--split", "test"), 1, ("'test' has no example",)),
         (("--split", "tset"), 2, ("train, validation, test",)),

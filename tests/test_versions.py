@@ -8,7 +8,7 @@ import pytest
 from small_logs import build, clicks, run_command, write_log
 
 from cli import versions
-from pipeline import storage
+from pipeline import schema, storage
 from pipeline.artifacts import KEEPS, RunDir
 
 CHAIN = ("graph", "examples", "model", "embeddings", "evaluation")
@@ -61,6 +61,22 @@ def test_all_versions_are_listed_with_what_they_were_made_of(run, runs):
     text = runs("list")[1]
     assert "embeddings   v0002     in force" in text
     assert "(!)" not in text
+
+
+def test_a_stage_that_is_made_of_all_others_is_listed_whole(tmp_path, capfd):
+    run = RunDir.open(str(tmp_path / "run"), keep=9)
+    others = [stage for stage in schema.STAGE_COMMANDS if stage != schema.REPORT]
+    for stage in (*others, schema.REPORT):
+        commit(run, stage, others if stage == schema.REPORT else (), made={
+            "began": "2026-01-31T02:15:00Z", "seconds": 4_000, "peak_memory_bytes": 10**9
+        })  # fmt: skip
+    commit(run, schema.GRAPH)
+    assert run_command("runs", "list", "--run-dir", run.path) == 0
+    lines = capfd.readouterr().out.splitlines()
+    (report,) = [line for line in lines if line.lstrip().startswith("report")]
+    assert f"{' '.join(f'{stage} v0001' for stage in others)}  (!) " in report
+    assert report.endswith(" B") or report.endswith(" kB")
+    assert "…" not in report
 
 
 def test_a_rollback_says_which_stages_were_made_of_another_version(run, runs):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cli.main import run
 from pipeline.errors import ImgembedError
 from pipeline.world.attributes import COLOURS, SHAPES, TEXTURES, Intent
 from pipeline.world.catalog import num_intents
@@ -299,3 +300,16 @@ def test_a_setting_out_of_range_is_named_in_one_line(setting: dict[str, float]) 
     ((name, value),) = setting.items()
     with pytest.raises(ImgembedError, match=f"^sample: {name} is {value!r}; wanted .+$"):
         WorldConfig(**setting)
+
+
+def test_a_configuration_that_somebody_has_changed_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sample", "--out", str(tmp_path / "w"), "--images", "24", "--sessions", "20"]
+    assert run([*command, "--quiet"]) == 0
+    config = tmp_path / "w" / "cfg.yaml"
+    assert "path: " in config.read_text()
+    config.write_text("seed: 7\n")
+    assert run([*command, "--quiet"]) == 0
+    assert "is there already, the very same" in capsys.readouterr().out
+    assert config.read_text() == "seed: 7\n"

@@ -54,12 +54,8 @@ def build_graph(
     """
     from cli.command import stages
 
-    if sessions and edges:
-        raise click.UsageError("--sessions and --edges: give one of the two")
     flags = {
-        "sessions.path": sessions,
-        # Logs on the command line take the place of an edge list in the file.
-        "edges.path": edges if edges or not sessions else "",
+        **options.graph_inputs(sessions, edges),
         "images.path": images,
         "sessions.previous": since,
         "graph.keep_counts": keep_counts or None,

@@ -59,11 +59,8 @@ def plan(
     from cli.command import read_config
     from cli.planning import show_plan
 
-    if sessions and edges:
-        raise click.UsageError("--sessions and --edges: give one of the two")
     flags = {
-        "sessions.path": sessions,
-        "edges.path": edges,
+        **options.graph_inputs(sessions, edges),
         "images.path": images,
         "runner.name": runner,
         "runner.workers": workers,

@@ -49,11 +49,8 @@ def run(
     from cli.command import read_config, with_beam_options
     from cli.running import run_stages
 
-    if sessions and edges:
-        raise click.UsageError("--sessions and --edges: give one of the two")
     flags = {
-        "sessions.path": sessions,
-        "edges.path": edges if edges or not sessions else "",
+        **options.graph_inputs(sessions, edges),
         "images.path": images,
         "runner.name": runner,
         "runner.workers": workers,

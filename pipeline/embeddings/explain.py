@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from pipeline import schema
-from pipeline.artifacts import RunDir, Version
+from pipeline.artifacts import RunDir, Version, check_undamaged
 from pipeline.embeddings.scoring import exact_scores
 from pipeline.errors import ImgembedError
 from pipeline.examples import reading
@@ -45,11 +45,15 @@ class Knowledge:
 
     @classmethod
     def open(cls, run: RunDir) -> Knowledge:
-        """ImgembedError where there is neither a graph nor an embedding."""
+        """ImgembedError where there is neither graph nor embedding, or a file is cut or gone."""
         graph, embeddings = run.current(schema.GRAPH), run.current(schema.EMBEDDINGS)
         if graph is None and embeddings is None:
             run.require(schema.GRAPH)
-        return cls(graph, run.current(schema.EXAMPLES), embeddings, _agreement_of(run, graph))
+        found = (graph, run.current(schema.EXAMPLES), embeddings, _agreement_of(run, graph))
+        for version in found:
+            if version is not None:
+                check_undamaged(version)
+        return cls(*found)
 
 
 def _agreement_of(run: RunDir, graph: Version | None) -> Version | None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import schema
-from pipeline.artifacts import RunDir, Version
+from pipeline.artifacts import RunDir, Version, check_undamaged
 from pipeline.errors import ImgembedError
 from pipeline.vectors import read_vectors
 from trainer import metrics
@@ -50,7 +50,10 @@ class Side:
 
     @classmethod
     def open(cls, path: str) -> Side:
-        """The versions in force; ImgembedError where the model knows what the graph holds out."""
+        """The versions in force.
+
+        ImgembedError where the model knows what the graph holds out, or a file is cut or gone.
+        """
         run = RunDir.open(path)
         found = cls(
             path,
@@ -59,6 +62,9 @@ class Side:
             embeddings=run.require(schema.EMBEDDINGS),
             examples=run.current(schema.EXAMPLES),
         )
+        for version in (found.graph, found.embeddings, found.examples):
+            if version is not None:
+                check_undamaged(version)
         inputs.check_model(found.embeddings, found.model)
         leaks.check_trained_on(found.graph, leaks.graph_of_training(run, found.model))
         return found
