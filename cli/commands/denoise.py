@@ -13,6 +13,7 @@ from cli import options
 @click.option(
     "--rows",
     default=12,
+    type=click.IntRange(min=0),
     show_default=True,
     metavar="N",
     help="Images that are drawn with their doubted neighbours.",
