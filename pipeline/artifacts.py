@@ -195,7 +195,7 @@ class RunDir:
             if self.current_name(version.stage) == version.name:
                 raise ImgembedError(f"{version.path}: is in force")
             storage.remove_file(version.file(schema.MANIFEST_FILE))
-            _remove(version.path)
+            storage.remove_tree(version.path)
 
     def is_at(self, path: str) -> bool:
         """Whether this is the run directory at a path."""
