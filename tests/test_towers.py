@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, ImgembedError
 from trainer.config import ModelConfig
 from trainer.towers import build
 from trainer.towers.backbones import IMAGENET_DEVIATIONS, BackboneTower, load_weights
+from trainer.towers.layers import Augment
 from trainer.towers.texts import TextTower
 
 SIDE = 32
@@ -256,3 +257,56 @@ def test_a_class_works_in_mixed_precision() -> None:
     found = tower(PICTURES, training=True)
     assert found.dtype == tf.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-6)
+
+
+def coordinates(rows: int, side: int = 16) -> np.ndarray:
+    """Pictures whose red says which line a pixel is of, green which column, and blue nothing."""
+    line, column = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    picture = np.stack([line, column, np.full((side, side), 7)], axis=2)
+    return np.repeat(picture[None].astype("u1"), rows, axis=0)
+
+
+def orientations(parts: np.ndarray) -> set[tuple[int, ...]]:
+    """In which directions numbers grow: of lines down and right, of columns down and right."""
+    found = set()
+    for part in parts:
+        down, right = part[-1, 0] - part[0, 0], part[0, -1] - part[0, 0]
+        slopes = np.array([down[0], right[0], down[1], right[1]])
+        assert (np.abs(slopes[np.abs(slopes) > 1e-3]) >= 0.75 * 15 - 1e-3).all()
+        assert (np.abs(slopes) <= 15 + 1e-3).all()
+        found.add(tuple(np.sign(np.round(slopes, 2)).astype(int).tolist()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("mirror", {(1, 0, 0, 1), (1, 0, 0, -1)}),
+        (
+            "turn",
+            {(a, 0, 0, b) for a in (1, -1) for b in (1, -1)}
+            | {(0, a, b, 0) for a in (1, -1) for b in (1, -1)},
+        ),
+    ],
+)
+def test_in_training_a_part_of_a_picture_is_shown_in_each_way_of_its_kind(
+    kind: str, wanted: set[tuple[int, ...]]
+) -> None:
+    keras.utils.set_random_seed(0)
+    pictures = coordinates(200)
+    parts = Augment(kind)(pictures, training=True).numpy()
+    assert parts.shape == pictures.shape
+    assert orientations(parts) == wanted
+    assert parts.min() >= 0.0
+    assert parts.max() <= 15.0 + 1e-3
+    np.testing.assert_allclose(parts[..., 2], 7.0, atol=1e-4)
+    # Parts begin and end at different places.
+    assert len(np.unique(np.round(parts[:, 0, 0, 0], 3))) > 50
+
+
+@pytest.mark.parametrize("kind", ["none", "mirror", "turn"])
+def test_pictures_stay_as_they_are_where_they_are_served(kind: str) -> None:
+    pictures = coordinates(3)
+    np.testing.assert_array_equal(Augment(kind)(pictures, training=False), pictures)
+    if kind == "none":
+        np.testing.assert_array_equal(Augment(kind)(pictures, training=True), pictures)
