@@ -516,3 +516,16 @@ def test_parquet_that_is_none_is_an_error_with_its_name(tmp_path):
     path.write_bytes(b"PAR1 no")
     with pytest.raises(ImgembedError, match=r"c\.parquet"):
         read(path)
+
+
+@pytest.mark.parametrize("where", ["file", "folder", "root"])
+def test_a_catalog_at_a_path_that_is_not_utf_8_is_one_line(tmp_path, where):
+    odd = tmp_path / "caf\udce9"  # as Python reads the name from the disk
+    odd.mkdir()
+    path = {"file": tmp_path / "c\udce9.jsonl", "folder": odd / "c.jsonl"}.get(
+        where, tmp_path / "c.jsonl"
+    )
+    path.write_text('{"image_id": "x", "uri": "a.png"}\n')
+    root = str(odd) if where == "root" else None
+    with pytest.raises(ImgembedError, match=r"^catalog '.*\\udce9.*': the path is not UTF-8"):
+        inspect(ImagesConfig(path=str(path), root=root))

@@ -203,6 +203,8 @@ def _inspect_tables(config: ImagesConfig, path: str, found: Sequence[storage.Fil
     if config.root is not None:
         _check_root(config.root)
     files = _table_files(config, path, found)
+    for name in (config.root or "", *(file.path for file in files)):
+        _check_text(name)
     tasks = [_task(file, map_columns(file, config.columns), config.root) for file in files]
     content, dim = _first_content(tasks, path)
     return Catalog(
@@ -211,6 +213,12 @@ def _inspect_tables(config: ImagesConfig, path: str, found: Sequence[storage.Fil
         tuple(part for task in tasks for part in _cut(task, content, dim)),
         tuple(storage.FileInfo(file.path, file.size, file.modified) for file in files),
     )
+
+
+def _check_text(name: str) -> None:
+    """Every row says which file it is of, and where its picture is: in text."""
+    if storage.as_text(name) != name:
+        raise ImgembedError(f"catalog {name!r}: the path is not UTF-8; rename it")
 
 
 def _check_root(root: str) -> None:
