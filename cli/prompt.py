@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import click
-
 from cli import terminal
 from cli.answering import print_hits
 from cli.printing import printable
@@ -67,21 +65,29 @@ class Prompt:
         """Until Ctrl-D, or nobody reads the answers; Ctrl-C gives up a line or a query."""
         while sys.stdout is not None:
             try:
-                line = input(_PROMPT).strip()
+                line = self._read().strip()
                 if line:
                     self._obey(line)
             except EOFError:
-                click.echo()
+                self._say("")
                 return
             except KeyboardInterrupt:
-                click.echo()
+                self._say("")
             except ImgembedError as error:
                 self._say(" ".join(str(error).split()))
+
+    def _read(self) -> str:
+        """A line. Where the answers go to a file, the prompt is no part of them."""
+        if sys.stdout.isatty():
+            return input(_PROMPT)
+        self._shown.console.print(_PROMPT, end="")
+        return input()
 
     def _obey(self, line: str) -> None:
         kind, colon, rest = line.partition(":")
         if line == "?":
-            click.echo(_HELP)
+            for line_of_it in _HELP.splitlines():
+                self._say(line_of_it)
         elif colon and kind == "k":
             self._set_k(rest)
         elif colon and kind == "id":

@@ -32,6 +32,9 @@ from pipeline.errors import ImgembedError
 
 _VERSION_NAME = re.compile(r"v\d{4,}")
 KEPT_VERSIONS = 2  # that stay after a commit, unless the configuration says otherwise
+# In a stage's folder: the last version of all, where it was removed. Its number is not given again,
+# since other versions may have been made of it.
+_REMOVED_FILE = ".removed"
 # Manifest key: older versions of the stage that go on being kept.
 KEEPS = "keeps"
 # Manifest key: which files a version was made of, as `file_marks` tells it.
@@ -129,11 +132,21 @@ class RunDir:
 
     def current_name(self, stage: str) -> str | None:
         """What CURRENT says, be it right or wrong; None where the stage was never committed."""
-        pointer = storage.join(self.path, stage, schema.CURRENT_FILE)
-        if not storage.exists(pointer):
+        return self._line_of(stage, schema.CURRENT_FILE)
+
+    def _line_of(self, stage: str, name: str) -> str | None:
+        """What a small file of the stage's folder says; None where there is none."""
+        path = storage.join(self.path, stage, name)
+        if not storage.exists(path):
             return None
-        with storage.open_read(pointer) as file:
+        with storage.open_read(path) as file:
             return file.read().decode(errors="replace").strip()
+
+    def _last_number(self, stage: str) -> int:
+        """The highest number that a version ever had, be it still there or not; 0: none had."""
+        removed = self._line_of(stage, _REMOVED_FILE) or ""
+        names = [*self._versions(stage), *filter(_VERSION_NAME.fullmatch, [removed])]
+        return max(map(_number, names), default=0)
 
     def current(self, stage: str) -> Version | None:
         """The version in force, or None where the stage has never been committed."""
@@ -194,6 +207,9 @@ class RunDir:
         with locking.alone_in(self.path):
             if self.current_name(version.stage) == version.name:
                 raise ImgembedError(f"{version.path}: is in force")
+            if _number(version.name) == self._last_number(version.stage):
+                removed = storage.join(self.path, version.stage, _REMOVED_FILE)
+                storage.write_atomic(removed, f"{version.name}\n".encode())
             storage.remove_file(version.file(schema.MANIFEST_FILE))
             storage.remove_tree(version.path)
 
@@ -223,8 +239,7 @@ class RunDir:
             former = self.current_name(stage)
             if alone:
                 self.remove_unfinished(stage)
-            names = self._versions(stage)
-            name = f"v{_number(names[-1]) + 1 if names else 1:04d}"
+            name = f"v{self._last_number(stage) + 1:04d}"
             new = NewVersion(stage, name, storage.join(self.path, stage))
             try:
                 storage.make_folder(new.path)  # a disk that refuses it says so before the work

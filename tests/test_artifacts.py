@@ -137,6 +137,18 @@ def test_what_a_rollback_stepped_back_from_outlives_the_next_commit_and_not_the_
     assert [v.name for v in run.whole("graph")] == ["v0004", "v0005"]
 
 
+def test_the_number_of_a_version_that_was_removed_is_not_given_again(tmp_path):
+    run = RunDir.open(str(tmp_path), keep=3)
+    first = commit(run)
+    others = [commit(run), commit(run)]
+    run.put_in_force(first)
+    for version in reversed(others):
+        run.remove(version)
+    assert [version.name for version in run.whole("graph")] == ["v0001"]
+    assert commit(RunDir.open(str(tmp_path))).name == "v0004"
+    assert commit(RunDir.open(str(tmp_path))).name == "v0005"
+
+
 def test_what_is_in_force_is_not_removed_and_what_is_not_whole_not_put_in_force(tmp_path):
     run = RunDir.open(str(tmp_path))
     version = commit(run)

@@ -24,11 +24,13 @@ def run_dir(tmp_path: Path) -> str:
 
 
 class Conversation:
-    """The command on a terminal of its own."""
+    """The command on a terminal of its own. answers: a file that its standard output goes to."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, answers: Path | None = None) -> None:
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
+            if answers is not None:
+                os.dup2(os.open(answers, os.O_WRONLY | os.O_CREAT), 1)
             os.execv(sys.executable, [sys.executable, "-m", "cli.main", *arguments])
 
     def read(self, last: bytes = PROMPT) -> str:
@@ -86,6 +88,18 @@ def test_it_asks_until_the_input_ends(run_dir: str) -> None:
     talk.give_up("half a li")
     assert talk.say("id:dune") == "  1   0.500  castle\n"
     assert talk.end() == 0
+
+
+def test_answers_that_go_to_a_file_are_alone_there(run_dir: str, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.txt"
+    talk = Conversation("search", "--run-dir", run_dir, "-k", "1", answers=answers)
+    assert talk.read() == "3 images; ? for help\n"
+    assert talk.say("id:bridge") == ""
+    assert "image:FILE" in talk.say("?")
+    assert talk.say("k:0") == "k:0: wanted a number of results, such as k:20\n"
+    talk.give_up("half a li")
+    assert talk.end() == 0
+    assert answers.read_text() == "  1   0.866  castle\n"
 
 
 def test_a_run_without_embeddings_is_one_line(tmp_path: Path) -> None:
