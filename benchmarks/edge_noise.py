@@ -7,7 +7,8 @@ regime A a training takes a fixed number of steps, in regime B its best validati
 truth of other nodes is read when a method is scored, and by the oracle.
 
     python benchmarks/edge_noise.py [--data digits | --data clothing --folder FOLDER]
-        [--labels 2 10] [--seeds 5] [--regimes A B] [--work FOLDER] [--show] [--sampler]
+        [--labels 2 10] [--noises "uniform 0.4" ...] [--seeds 5] [--regimes A B]
+        [--methods NAME ...] [--work FOLDER] [--show] [--sampler]
 
 Results are kept in the work folder, a line each, and not done again. --show: only what is there.
 --sampler: how fast pairs are drawn from a graph of a million nodes and ten million edges.
@@ -40,6 +41,7 @@ NOISES = (
     ("confuser", 0.3),
     ("confuser", 0.5),
 )
+NOISE_OF = {f"{kind} {noise:g}": (kind, noise) for kind, noise in NOISES}
 REGIMES = ("A", "B")
 SELF_TRAINING, SUPERVISED = "self-training", "supervised"
 NGM, NGM_TURNS = "NGM", "NGM + self-training"
@@ -91,6 +93,7 @@ def parse() -> argparse.Namespace:
     arguments.add_argument("--data", choices=("digits", "clothing"), default="digits")
     arguments.add_argument("--folder", type=Path, help="of labels.csv and images.zip")
     arguments.add_argument("--labels", type=int, nargs="+", default=[2, 10], help="of each class")
+    arguments.add_argument("--noises", nargs="+", choices=list(NOISE_OF), default=list(NOISE_OF))
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
     arguments.add_argument("--methods", nargs="+", help="some of them")
@@ -134,7 +137,7 @@ def settings(given: argparse.Namespace) -> Iterator[Setting]:
     """All seeds of a kind of graph before the next one would show a table late: seeds come last."""
     for seed in range(FIRST_SEED, FIRST_SEED + given.seeds):
         for labels in given.labels:
-            for kind, noise in NOISES:
+            for kind, noise in [NOISE_OF[name] for name in given.noises]:
                 for regime in given.regimes:
                     yield Setting(given.data, labels, kind, noise, seed, regime)
 

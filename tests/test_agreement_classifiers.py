@@ -158,13 +158,13 @@ def test_dropout_follows_its_seed_and_keeps_the_mean(sparse: bool) -> None:
 
 
 def test_a_cnn_learns_what_is_on_pictures() -> None:
-    world = make_world(each=30, labelled=8)
-    pictures = np.zeros((len(world.truth), 8, 8, 3), np.uint8)
+    world = make_world(each=30, labelled=15)
+    pictures = np.zeros((len(world.truth), 16, 16, 3), np.uint8)
     draw = np.random.default_rng(0)
     for node, label in enumerate(world.truth):
-        row = draw.integers(0, 6)
-        pictures[node, row : row + 2, :, label] = 255
-    network = SmallCnn(pictures, (4, 8), 6, CLASSES)
+        row = draw.integers(0, 12)
+        pictures[node, row : row + 4, :, label] = 255
+    network = SmallCnn(pictures, (8, 16), 6, CLASSES)
     classifier = classifier_of(world, network, steps=80)
     classifier.train(world.labels, NOTHING, seed=0)
     assert accuracy(classifier, world, world.test) > 0.9

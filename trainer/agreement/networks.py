@@ -54,7 +54,11 @@ class Mlp(NodeNetwork):
 
 
 class SmallCnn(NodeNetwork):
-    """Thumbnails: 3x3 convolutions, each with ReLU and halved, then as an Mlp of one layer."""
+    """Thumbnails: convolutions, each with ReLU and halved, then as an Mlp of one layer.
+
+    The first one is 5x5 of stride 2, which takes two thirds of the time of 3x3 and pooling in all,
+    and was the better one; the others are 3x3 and pooled.
+    """
 
     def __init__(
         self, pictures: np.ndarray, filters: Sequence[int], dim: int, classes: int
@@ -62,13 +66,15 @@ class SmallCnn(NodeNetwork):
         """pictures [n, height, width, channels] uint8."""
         super().__init__()
         self._pictures = tf.constant(pictures)
-        self._filters = [keras.layers.Conv2D(number, 3, padding="same") for number in filters]
+        first, *others = filters
+        self._first = keras.layers.Conv2D(first, 5, strides=2, padding="same", activation="relu")
+        self._filters = [keras.layers.Conv2D(number, 3, padding="same") for number in others]
         self._embed, self._logits = keras.layers.Dense(dim), keras.layers.Dense(classes)
         self.outputs(tf.zeros([1], tf.int32))
 
     def outputs(self, rows: tf.Tensor, noise: tf.Tensor | None = None) -> Outputs:
         """Without dropout; pixels in [-1, 1]."""
-        found = tf.cast(tf.gather(self._pictures, rows), tf.float32) / 127.5 - 1.0
+        found = self._first(tf.cast(tf.gather(self._pictures, rows), tf.float32) / 127.5 - 1.0)
         for layer in self._filters:
             found = tf.nn.max_pool2d(tf.nn.relu(layer(found)), 2, 2, "VALID")
         embedding = self._embed(
