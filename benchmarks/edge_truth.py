@@ -7,8 +7,10 @@ three cases; half of the images are labelled, by their shape. Each world's graph
 made once; on them a model is trained plainly and with `model.agreement: gam`, both are exported and
 measured on held-out sessions, and the whole graph is judged.
 
-    python benchmarks/edge_truth.py [--noises 0.1 0.3 0.6] [--seeds 3] [--work FOLDER]
-                                    [--set SECTION.KEY=VALUE ...]
+    python benchmarks/edge_truth.py [--noises 0.1 0.3 0.6] [--seeds 3] [--unlabelled]
+                                    [--work FOLDER] [--set SECTION.KEY=VALUE ...]
+
+--unlabelled: no image has a label, so that agreement is learned from clicks for one query.
 
 Reported, as the mean of the seeds:
     right       share of the edges whose two images are of one label, in truth
@@ -56,15 +58,17 @@ def main() -> None:
     )
     arguments.add_argument("--noises", nargs="+", type=float, default=[0.1, 0.3, 0.6])
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--unlabelled", action="store_true")
     arguments.add_argument("--work", type=Path, help="where worlds and runs are kept")
     arguments.add_argument("--set", dest="sets", action="append", default=[])
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = given.work or Path(folder)
+        labelled = 0.0 if given.unlabelled else LABELLED
         print(HEAD + "\n" + "|---" * (len(COLUMNS) + 1) + "|")
         for noise in given.noises:
             found = [
-                measure(work / f"noise{noise}-seed{seed}", noise, seed, given.sets)
+                measure(work / f"{labelled}-{noise}-{seed}", labelled, noise, seed, given.sets)
                 for seed in range(given.seeds)
             ]
             print(row(noise, found), flush=True)
@@ -78,13 +82,15 @@ def row(noise: float, found: Sequence[Mapping[str, float]]) -> str:
     return f"| {noise} | {' | '.join(cells)} | {kept} of {len(found)} |"
 
 
-def measure(folder: Path, noise: float, seed: int, sets: Sequence[str]) -> dict[str, float]:
-    """The figures of one world."""
+def measure(
+    folder: Path, labelled: float, noise: float, seed: int, sets: Sequence[str]
+) -> dict[str, float]:
+    """The figures of one world. labelled: the share of its images."""
     world, run_dir = folder / "world", folder / "run"
     options = [f"{key}={value}" for key, value in {**SETTINGS, "seed": seed}.items()]
     common = ["--run-dir", run_dir, *(word for one in [*options, *sets] for word in ("--set", one))]
     if not world.exists():
-        sizes = {"images": IMAGES, "sessions": SESSIONS, "labelled": LABELLED, "noise": noise}
+        sizes = {"images": IMAGES, "sessions": SESSIONS, "labelled": labelled, "noise": noise}
         imgembed("sample", "--out", world, "--seed", seed, *flags(sizes))
     catalog = folder / "features.parquet"
     write_features(world, catalog, seed)
@@ -142,7 +148,7 @@ def write_features(world: Path, path: Path, seed: int) -> None:
     columns = {
         "image_id": ids,
         "features": list(features.astype(np.float32)),
-        "label": [label_of.get(image_id) for image_id in ids],
+        "label": pa.array([label_of.get(image_id) for image_id in ids], pa.string()),
     }
     pq.write_table(pa.table(columns), path)
 
