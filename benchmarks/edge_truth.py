@@ -12,7 +12,7 @@ measured on held-out sessions, and the whole graph is judged.
 
 --unlabelled: no image has a label, so that agreement is learned from clicks for one query.
 
-Reported, as the mean of the seeds:
+Reported, as the mean of the seeds, of edges of those seeds where agreement could be learned:
     right       share of the edges whose two images are of one label, in truth
     AUC         of right edges against the others, by agreement, and by the edges' weight
     ECE, Brier  of the agreement, taken as the probability that an edge is right, over all edges
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +46,8 @@ SETTINGS = {
     "model.size": "tiny",
 }
 PLAIN, AGREEMENT = "none", "gam"
-COLUMNS = ("right", "auc", "weight_auc", "ece", "brier", "plain", "with_agreement", "kept")
+OF_EDGES = ("right", "auc", "weight_auc", "ece", "brier")
+COLUMNS = (*OF_EDGES, "plain", "with_agreement", "kept")
 HEAD = "| noise | right | AUC | of weight | ECE | Brier | recall@10 | with agreement | kept |"
 
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 def row(noise: float, found: Sequence[Mapping[str, float]]) -> str:
     """A line of the table: means, and of `kept` the sum."""
-    means = [statistics.mean(each[name] for each in found) for name in COLUMNS[:-1]]
+    means = [np.nanmean([each[name] for each in found]) for name in COLUMNS[:-1]]
     kept = sum(int(each["kept"]) for each in found)
     cells = [f"{mean:.3f}" for mean in means]
     return f"| {noise} | {' | '.join(cells)} | {kept} of {len(found)} |"
@@ -101,10 +101,13 @@ def measure(
         imgembed("train", "--set", f"model.agreement={agreement}", *common)
         imgembed("evaluate", *common)
         recalls[agreement] = recall(newest(run_dir / "evaluation"))
-    imgembed("denoise", *common)
     manifest = json.loads((newest(run_dir / "model") / "manifest.json").read_text())
+    found = dict.fromkeys(OF_EDGES, float("nan"))  # where the guard lets no edge be judged
+    if manifest["agreement"]["learned"]:
+        imgembed("denoise", *common)
+        found = of_edges(run_dir, world)
     return {
-        **of_edges(run_dir, world),
+        **found,
         "plain": recalls[PLAIN],
         "with_agreement": recalls[AGREEMENT],
         "kept": float(manifest["agreement"]["best_iteration"] > 0),

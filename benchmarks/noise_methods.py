@@ -211,6 +211,13 @@ def supervised(case: Case) -> Answer:
     return case.once(Guidance(), case.plain)
 
 
+def iteration_0(case: Case) -> Answer:
+    """Labels alone, from the weights that co-training begins with."""
+    plan = replace(case.plan, iterations=0)
+    state = cotrain(case.plain, case.labels, no_pairs, plan, seed=case.seed)
+    return case.answer(case.plain, state, None)
+
+
 def self_training(case: Case) -> Answer:
     """Labels, and those that the classifier gives."""
     return case.turns(no_pairs)
@@ -353,6 +360,7 @@ def by_cosine(case: Case) -> Answer:
 
 METHODS: dict[str, Callable[[Case], Answer]] = {
     "supervised": supervised,
+    "iteration 0": iteration_0,
     "self-training": self_training,
     "NGM": regularized,
     "NGM without iteration 0": regularized_once,

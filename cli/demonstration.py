@@ -18,6 +18,7 @@ from cli.sampling import draw_world, world_paths
 from cli.searching import search_run
 from cli.settings import Config, load
 from cli.stages import Stages
+from cli.training import make_model
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.world.config import WorldConfig
@@ -43,7 +44,7 @@ def run_demo(
         stages = Stages(config, shown)
         stages.graph()
         stages.examples()
-        stages.train()
+        make_model(stages)
         stages.export()
         make_index(stages)
         evaluation = stages.evaluate()

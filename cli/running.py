@@ -21,6 +21,7 @@ from cli.printing import echo
 from cli.report.stage import make_report
 from cli.settings import Config
 from cli.stages import MADE, Outcome, Stages
+from cli.training import make_model
 from cli.versions import rows_of
 from pipeline import locking, schema, storage
 from pipeline.artifacts import RunDir, Version
@@ -30,7 +31,7 @@ from pipeline.errors import ConfigError, ImgembedError
 STAGES: tuple[tuple[str, Callable[[Stages], Version | None]], ...] = (
     (schema.GRAPH, Stages.graph),
     (schema.EXAMPLES, Stages.examples),
-    (schema.MODEL, Stages.train),
+    (schema.MODEL, make_model),
     (schema.EMBEDDINGS, Stages.export),
     (schema.INDEX, make_index),
     (schema.EVALUATION, Stages.evaluate),

@@ -7,10 +7,9 @@ since its version in force; otherwise that version stands.
 from __future__ import annotations
 
 import functools
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from rich.markup import escape
 from cli import needs, program
 from cli.measuring import Measured, Watch
 from cli.settings import Config
-from cli.terminal import EpochLines, Terminal
+from cli.terminal import Terminal
 from pipeline import schema, storage
 from pipeline.artifacts import (
     INPUTS,
@@ -32,15 +31,12 @@ from pipeline.artifacts import (
     fingerprint,
     to_json,
 )
-from pipeline.config import ImagesConfig, Section
+from pipeline.config import ImagesConfig
 from pipeline.errors import ConfigError, ImgembedError
 
 if TYPE_CHECKING:
     from pipeline.graph.previous import Previous
-    from trainer.progress import Interrupted
-    from trainer.workers import Worker
 
-_GO_ON = "imgembed train goes on from there (same configuration, without --force)"
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "tensorflow-transform", "graph_nets", "pyarrow")
 
 
@@ -231,139 +227,6 @@ class Stages:
         agreement = self.run.require(schema.AGREEMENT)
         trust.check_graph(agreement, graph)
         return agreement
-
-    def train(self) -> Version | None:
-        """Examples to a model; None in one of several workers that is not the chief.
-
-        A training that was not finished goes on, even one that was begun with `force`.
-        """
-        from trainer.workers import this_worker
-
-        worker, examples = this_worker(), self.run.require(schema.EXAMPLES)
-        settings, graph = self._of_training(), self._graph_of(examples)
-        upstream = [examples, *([graph] if graph else [])]
-        if not worker.is_chief:
-            self._follow(worker, upstream, settings)
-            return None
-
-        def build(new: NewVersion) -> dict[str, Any]:
-            needs.check_training(self.config, examples)
-            with self.terminal.training("Training") as shown:
-                return self._fit(upstream, worker, new, shown)
-
-        before = self.run.current(schema.MODEL) if not self.force else None
-        version = self.make(
-            schema.MODEL,
-            None,
-            settings=settings,
-            upstream=upstream,
-            build=build,
-            unfinished=self._is_unfinished(upstream),
-        )
-        if before is None or version.name != before.name:
-            storage.remove_tree(self._checkpoints)
-        return version
-
-    def _of_training(self) -> dict[str, Any]:
-        """The settings that a model depends on."""
-        sections = ["model", "training"]
-        if self.config.model.agreement != "none":
-            sections.append("agreement")
-        return self.sections(*sections)
-
-    def _graph_of(self, examples: Version) -> Version | None:
-        """The graph that the examples were made of, where agreement asks for it and it is there."""
-        name = examples.manifest.get("upstream", {}).get(schema.GRAPH)
-        if self.config.model.agreement == "none" or name is None:
-            return None
-        return self.run.version(schema.GRAPH, name)
-
-    @property
-    def _checkpoints(self) -> str:
-        """The folder of an unfinished training."""
-        return storage.join(self.run.path, schema.MODEL, schema.CHECKPOINTS_FOLDER)
-
-    def _is_unfinished(self, upstream: Sequence[Version]) -> bool:
-        """Whether this very training was begun and has left a checkpoint."""
-        if not storage.exists(self._checkpoints):
-            return False
-        from trainer.checkpoints import is_unfinished, mark, mark_within
-
-        config, (examples, *graph) = self.config, upstream
-        in_turns = config.model.agreement != "none"
-        whole = mark(
-            examples=examples,
-            model=config.model,
-            training=config.training,
-            seed=config.seed,
-            agreement=config.agreement if in_turns else None,
-            graph=graph[0] if graph else None,
-        )
-        # Within the first iteration of co-training none has ended.
-        marks = [whole, *([mark_within(whole, 0)] if in_turns else [])]
-        return any(is_unfinished(self._checkpoints, one) for one in marks)
-
-    def _follow(
-        self, worker: Worker, upstream: Sequence[Version], settings: Mapping[str, Any]
-    ) -> None:
-        """Trains with the chief, who writes and shows it."""
-        current = None if self.force else self.run.current(schema.MODEL)
-        mark = self.mark(schema.MODEL, settings, upstream=upstream)
-        same = current is not None and current.manifest.get("fingerprint") == mark
-        if same and not self._is_unfinished(upstream):
-            return
-        self.terminal.say(
-            f"worker {worker.index} of {len(worker.addresses)}: trains with the chief at "
-            f"{escape(worker.addresses[0])}"
-        )
-        self._fit(upstream, worker)
-
-    def _fit(
-        self,
-        upstream: Sequence[Version],
-        worker: Worker,
-        new: NewVersion | None = None,
-        shown: EpochLines | None = None,
-    ) -> dict[str, Any]:
-        """Trains; a signal ends it after a step. new: None in a worker that follows the chief.
-
-        upstream: the examples, and the graph that they were made of, where it is asked for.
-        """
-        from cli.interruption import Deferred, Ended
-        from trainer.fit import train
-        from trainer.progress import Interrupted, Listener
-
-        config, (examples, *graph) = self.config, upstream
-        try:
-            with Deferred() as deferred:
-                listener = Listener(is_asked_to_stop=deferred.is_asked)
-                if shown is not None:
-                    listener = replace(
-                        listener,
-                        on_epoch=shown.on_epoch,
-                        on_step=shown.on_step,
-                        on_note=shown.note,
-                        on_iteration=shown.on_iteration,
-                    )
-                manifest = train(
-                    examples=examples,
-                    model=config.model,
-                    training=config.training,
-                    agreement=config.agreement,
-                    graph=graph[0] if graph else None,
-                    seed=config.seed,
-                    out=new,
-                    checkpoints=self._checkpoints,
-                    restart=self.force,
-                    image_size=_changed(config.images, "image_size"),
-                    worker=worker,
-                    listener=listener,
-                )
-        except Interrupted as stopped:
-            raise Ended(deferred.number or signal.SIGTERM, _where_it_stopped(stopped)) from None
-        if deferred.number is not None:  # while the model was written
-            raise Ended(deferred.number, f"after the last step; {_GO_ON}")
-        return manifest or {}
 
     def _shards(self, files: Sequence[storage.FileInfo]) -> int:
         from pipeline.writing import shard_count
@@ -595,18 +458,3 @@ class Stages:
                     **content,
                 }
             )
-
-
-def _changed(settings: Section, name: str) -> Any:
-    """A setting that is not its default; None where it is."""
-    value = getattr(settings, name)
-    return None if value == type(settings).model_fields[name].default else value
-
-
-def _where_it_stopped(stopped: Interrupted) -> str:
-    where = f"at step {stopped.step:,} of {stopped.steps:,}"
-    if stopped.iteration is not None:
-        where += f" of iteration {stopped.iteration}"
-    if not stopped.kept:
-        return f"{where}; no checkpoint could be written"
-    return f"{where}; {_GO_ON}"

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.agreement import targets as of_clicks
-from trainer.agreement.targets import agreeing_pairs, never_meeting_pairs, query_targets
+from trainer.agreement.targets import (
+    agreeing_pairs,
+    never_meeting_pairs,
+    query_targets,
+    surest_pairs,
+)
 
 CLICKS = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 7), st.integers(0, 2)), max_size=25
@@ -65,7 +70,8 @@ def test_clicks_of_a_world_of_topics_teach_who_belongs_together() -> None:
     draw = np.random.default_rng(0)
     topic = draw.integers(0, 5, 3_000)  # of each click
     query, node = topic * 10 + draw.integers(0, 10, 3_000), topic * 40 + draw.integers(0, 40, 3_000)
-    pairs, targets = query_targets(query, node, draw.integers(0, 50, 3_000), seed=1)
+    users = np.ones(3_000, np.int64)
+    pairs, targets = query_targets(query, node, draw.integers(0, 50, 3_000), users, seed=1)
     same = pairs[:, 0] // 40 == pairs[:, 1] // 40
     assert same[targets].all()
     assert 0.4 < targets.mean() < 0.7
@@ -75,8 +81,38 @@ def test_clicks_of_a_world_of_topics_teach_who_belongs_together() -> None:
     assert np.corrcoef(*often)[0, 1] > 0.3
 
 
+@pytest.mark.parametrize(("enough", "fewest_users"), [(1, 4), (70, 3), (130, 2), (1_000, 1)])
+def test_pairs_are_of_clicks_of_as_many_users_as_leave_enough(
+    monkeypatch: pytest.MonkeyPatch, enough: int, fewest_users: int
+) -> None:
+    # Ten images a query, so 45 pairs; images 0 to 9 by four users, the next ten by three, ...
+    query, node = np.repeat(np.arange(4), 10), np.arange(40)
+    users = 4 - query
+    monkeypatch.setattr(of_clicks, "ENOUGH_PAIRS", enough)
+    found = surest_pairs(query, node, np.arange(40), users, partners=9, seed=0)
+    images = 10 * (5 - fewest_users)
+    assert set(found.ravel().tolist()) == set(range(images))
+    assert len(found) == 45 * images // 10
+
+
+def test_what_wanderers_click_is_no_pair_where_others_are_surer() -> None:
+    draw = np.random.default_rng(0)
+    topic = draw.integers(0, 5, 4_000)
+    wanders = draw.random(4_000) < 0.4
+    node = np.where(wanders, draw.integers(0, 400, 4_000), topic * 80 + draw.integers(0, 80, 4_000))
+    clicks, users = np.unique(np.stack([topic, node]), axis=1, return_counts=True)
+    query, node = clicks
+    share = {}
+    for name, counts in (("all", np.ones_like(users)), ("surest", users)):
+        pairs, targets = query_targets(query, node, np.arange(len(node)), counts, seed=0)
+        right = pairs[:, 0] // 80 == pairs[:, 1] // 80
+        share[name] = right[targets].mean()
+    assert share["all"] < 0.5
+    assert share["surest"] > 0.9
+
+
 def test_no_clicks_are_no_pairs() -> None:
     none = np.zeros(0, np.int64)
-    pairs, targets = query_targets(none, none, none, seed=0)
+    pairs, targets = query_targets(none, none, none, none, seed=0)
     assert pairs.shape == (0, 2)
     assert targets.shape == (0,)

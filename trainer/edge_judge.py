@@ -134,5 +134,7 @@ def _lesson_of(clicks: Clicks, edges: GraphEdges, *, seed: int) -> Lesson:
     of_several = users >= 2
     # Somebody else for each image of several users; for the others one and the same.
     user = np.where(of_several, np.arange(1, len(users) + 1), 0)
-    pairs, targets = query_targets(clicks.query, clicks.node, user, met=edges.ends, seed=seed)
+    pairs, targets = query_targets(
+        clicks.query, clicks.node, user, users, met=edges.ends, seed=seed
+    )
     return of_targets(pairs, targets, np.zeros((len(pairs), 0), np.float32), seed=seed)

@@ -33,6 +33,7 @@ def train(
     """
     from cli.command import stages
     from cli.indexing import make_index
+    from cli.training import make_model
 
     with stages(
         "train",
@@ -45,7 +46,7 @@ def train(
         force=force,
         **common,
     ) as command:
-        version = command.stages.train()
+        version = make_model(command.stages)
         if version is None:  # one of several workers, of which the chief does the rest
             return
         command.show(version)

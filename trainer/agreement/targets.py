@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+MOST_USERS = 4  # that are asked for of a click
+ENOUGH_PAIRS = 1_000
 _PAIRS_AT_ONCE = 1 << 17
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 _QUERY = 0xFFFFFFFF  # the lower half of a key
@@ -40,6 +42,29 @@ def agreeing_pairs(
         found.append(np.stack([node[one][taken], node[other][taken]], axis=1))
     pairs = np.sort(np.concatenate(found), axis=1)
     return np.unique(pairs, axis=0).astype(np.int32)
+
+
+def surest_pairs(
+    query: np.ndarray,
+    node: np.ndarray,
+    user: np.ndarray,
+    users: np.ndarray,
+    *,
+    partners: int = 8,
+    seed: int,
+) -> np.ndarray:
+    """The agreeing pairs of clicks that several users made, of as many users as leave enough pairs.
+
+    Who wanders clicks on anything, but seldom on what somebody else clicked for that query: the
+    more users, the surer the pair. users [clicks] int: how many made each click.
+    """
+    for least in range(MOST_USERS, 0, -1):
+        of_many = users >= least
+        clicks = query[of_many], node[of_many], user[of_many]
+        found = agreeing_pairs(*clicks, partners=partners, seed=seed)
+        if len(found) >= ENOUGH_PAIRS:
+            break
+    return found
 
 
 def never_meeting_pairs(
@@ -109,6 +134,7 @@ def query_targets(
     query: np.ndarray,
     node: np.ndarray,
     user: np.ndarray,
+    users: np.ndarray,
     *,
     met: np.ndarray | None = None,
     partners: int = 8,
@@ -116,10 +142,12 @@ def query_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs to learn agreement from: ([p, 2] int32, [p] bool); those that agree come first.
 
+    query, node, user [clicks] int: one row a click; users [clicks] int: how many made it.
+
     Pairs that meet within a session, or for a query but through one user alone, are in neither
     kind: nothing is known of them.
     """
-    agreeing = agreeing_pairs(query, node, user, partners=partners, seed=seed)
+    agreeing = surest_pairs(query, node, user, users, partners=partners, seed=seed)
     others = never_meeting_pairs(agreeing, query, node, met=met, seed=seed + 1)
     targets = np.repeat([True, False], [len(agreeing), len(others)])
     return np.concatenate([agreeing, others]), targets
