@@ -93,6 +93,8 @@ def test_pairs_are_of_clicks_of_as_many_users_as_leave_enough(
     images = 10 * (5 - fewest_users)
     assert set(found.ravel().tolist()) == set(range(images))
     assert len(found) == 45 * images // 10
+    unknown = surest_pairs(query, node, np.arange(40), np.zeros(40, int), partners=9, seed=0)
+    assert len(unknown) == 180
 
 
 def test_what_wanderers_click_is_no_pair_where_others_are_surer() -> None:

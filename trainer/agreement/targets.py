@@ -56,10 +56,10 @@ def surest_pairs(
     """The agreeing pairs of clicks that several users made, of as many users as leave enough pairs.
 
     Who wanders clicks on anything, but seldom on what somebody else clicked for that query: the
-    more users, the surer the pair. users [clicks] int: how many made each click.
+    more users, the surer the pair. users [clicks] int: how many made each click; 0: nobody knows.
     """
     for least in range(MOST_USERS, 0, -1):
-        of_many = users >= least
+        of_many = np.maximum(users, 1) >= least
         clicks = query[of_many], node[of_many], user[of_many]
         found = agreeing_pairs(*clicks, partners=partners, seed=seed)
         if len(found) >= ENOUGH_PAIRS:
