@@ -18,7 +18,7 @@ from rich.console import Console
 from tiny_examples import Form
 
 from cli.interruption import Deferred, Ended
-from cli.stages import _where_it_stopped
+from cli.training import _where_it_stopped
 from cli.terminal import Terminal
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
