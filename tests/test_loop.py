@@ -18,8 +18,8 @@ from rich.console import Console
 from tiny_examples import Form
 
 from cli.interruption import Deferred, Ended
-from cli.training import _where_it_stopped
 from cli.terminal import Terminal
+from cli.training import _where_it_stopped
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from trainer import dataset, monitors, progress
