@@ -176,7 +176,7 @@ def test_versions_in_a_bucket_are_put_in_force_and_removed(logs, capfd):
     assert run_command("runs", "rollback", "graph", "--run-dir", run) == 0
     assert RunDir.open(run).require("graph").name == "v0002"
     assert run_command("runs", "prune", "--keep", "1", "--run-dir", run) == 0
-    assert storage.entries(f"{run}/graph") == ["CURRENT", "v0002"]
+    assert storage.entries(f"{run}/graph") == [".removed", "CURRENT", "v0002"]
     capfd.readouterr()
     assert run_command("runs", "list", "--json", "--run-dir", run) == 0
     listed = json.loads(capfd.readouterr().out)

@@ -47,6 +47,7 @@ def test_a_last_batch_that_is_smaller_counts_with_every_example(name: str) -> No
 
 @pytest.mark.parametrize("name", MODELS)
 def test_dropout_is_on_in_training_alone(name: str) -> None:
+    keras.utils.set_random_seed(0)
     model = compiled(MODELS[name])
     model.optimizer.learning_rate = 0.0
     losses = [model.evaluate(dataset(), verbose=0, return_dict=True)["loss"] for _ in range(2)]
