@@ -1,7 +1,7 @@
 """Claim: learned agreement keeps what a graph is worth where many of its edges err.
 
 Pictures with very few labels and a graph of made sessions, of which a share of the edges joins
-different classes: uniform noise, or noise between classes that are taken for each other. Seventeen
+different classes: uniform noise, or noise between classes that are taken for each other. All
 methods share a network, its steps and the validation nodes on which everything is chosen; in
 regime A a training takes a fixed number of steps, in regime B its best validation step is kept. The
 truth of other nodes is read when a method is scored, and by the oracle.
