@@ -26,16 +26,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from edge_noise import FIRST_SEED, REGIMES, SUPERVISED, cell
+from edge_noise import FIRST_SEED, GAM, REGIMES, SUPERVISED, cell
 from noise_worlds import DEGREE, SESSION_LENGTH, THUMBNAIL, Pictures, World, edges_of, mask
 from PIL import Image
 
 PARTS = 2_000, 200  # drawings of the graph, and for validation
-GAM = "GAM, all labelled pairs"
+ALONE = "GAM, all labelled pairs"  # without what the classifier sees
 BEGUN = "iteration 0"  # the supervised training that co-training begins with
 SINGLE = ("NGM without iteration 0", "NSL on embeddings")  # begin as the supervised one does
 REGULARIZED = ("NGM", *SINGLE, "NGM + self-training")
-METHODS = (SUPERVISED, BEGUN, "self-training", *REGULARIZED, GAM)
+METHODS = (SUPERVISED, BEGUN, "self-training", *REGULARIZED, ALONE, GAM)
 MOST_LOST = 1.0  # points
 
 

@@ -261,9 +261,10 @@ def of_agreement(
     )
 
 
-# What an agreement model is asked for alone, what is published of it, and with what else tells.
+# What an agreement model is asked for alone, what is published of it, and the default: with what
+# the classifier sees in both ends.
 MODEL_ALONE = {"class_evidence": False, "edge_prior": False}
-POOLED = {"class_evidence": True, "edge_prior": True}
+POOLED = {"class_evidence": True, "edge_prior": False}
 PUBLISHED = {**MODEL_ALONE, "pair_source": "edges", "edge_features": False, "calibrate": False}
 
 
@@ -376,7 +377,7 @@ METHODS: dict[str, Callable[[Case], Answer]] = {
     "InfoNCE": lambda case: contrasted(case, case.ones(), labelling=False),
     "InfoNCE + self-training": lambda case: contrasted(case, case.ones(), labelling=True),
     "weighted InfoNCE + self-training": lambda case: learned(
-        case, contrast=True, changes=MODEL_ALONE, weights=(0.0,)
+        case, contrast=True, changes=POOLED, weights=(0.0,)
     ),
     "oracle InfoNCE + self-training": lambda case: contrasted(
         case, case.world.agree.astype(np.float32), labelling=True

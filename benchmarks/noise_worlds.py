@@ -39,7 +39,7 @@ CONFUSED = {
 
 @dataclass(frozen=True)
 class Pictures:
-    """nodes: [n, pixels] float32 in [0, 1]; pixels: [n, height, width, channels] uint8, or None.
+    """nodes: [n, floats] float32 in [0, 1]; pixels: [n, height, width, channels] uint8, or None.
 
     truth: [n] int64. confused: [classes], which class is taken for each. parts: how many are nodes
     of the graph, and how many are for validation; the rest is for the test.
@@ -67,8 +67,11 @@ def read_digits() -> Pictures:
     return Pictures(nodes, None, truth, (np.arange(10) + 1) % 10, (1_100, 100))
 
 
-def read_clothing(folder: Path) -> Pictures:
-    """alexeygrigorev/clothing-dataset-small: labels.csv and images.zip, as thumbnails."""
+def read_clothing(folder: Path, *, described: bool = False) -> Pictures:
+    """alexeygrigorev/clothing-dataset-small: labels.csv and images.zip, as thumbnails.
+
+    described: by their gradients alone, without pixels.
+    """
     with (folder / "labels.csv").open(newline="") as lines:
         rows = sorted((row["image"], row["label"]) for row in csv.DictReader(lines))
     names = sorted({label for _, label in rows})
@@ -76,14 +79,47 @@ def read_clothing(folder: Path) -> Pictures:
         pixels = np.stack([thumbnail(archive.read(path)) for path, _ in rows])
     truth = np.array([names.index(label) for _, label in rows])
     confused = np.array([names.index(CONFUSED[name]) for name in names])
+    parts = 2_000, 200
+    if described:
+        return Pictures(gradients(pixels), None, truth, confused, parts)
     nodes = pixels.reshape(len(pixels), -1).astype(np.float32) / 255.0
-    return Pictures(nodes, pixels, truth, confused, (2_000, 200))
+    return Pictures(nodes, pixels, truth, confused, parts)
 
 
 def thumbnail(data: bytes) -> np.ndarray:
     """[32, 32, 3] uint8, whatever the picture's sides."""
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+
+
+def gradients(pixels: np.ndarray, *, cell: int = 8, angles: int = 9) -> np.ndarray:
+    """[n, floats] float32: histograms of oriented gradients, Dalal and Triggs 2005.
+
+    pixels: [n, side, side, channels] uint8. A gradient counts by its length for both angles that
+    it lies between; blocks of 2 x 2 cells are of length 1, no value of it above 0.2.
+    """
+    gray = pixels.mean(axis=-1, dtype=np.float32) / 255.0
+    down, right = np.zeros_like(gray), np.zeros_like(gray)
+    down[:, 1:-1] = gray[:, 2:] - gray[:, :-2]
+    right[:, :, 1:-1] = gray[:, :, 2:] - gray[:, :, :-2]
+    length, angle = np.hypot(right, down), np.arctan2(down, right) % np.pi / np.pi * angles
+    lower = np.floor(angle)
+    cells = gray.shape[1] // cell
+    histograms = np.zeros((len(gray), cells, cells, angles), np.float32)
+    for number in range(angles):
+        share = np.where(lower % angles == number, 1.0 - (angle - lower), 0.0)
+        share += np.where((lower + 1) % angles == number, angle - lower, 0.0)
+        in_cells = (share * length).reshape(len(gray), cells, cell, cells, cell)
+        histograms[..., number] = in_cells.sum(axis=(2, 4))
+    corners = [histograms[:, :-1, :-1], histograms[:, 1:, :-1]]
+    corners += [histograms[:, :-1, 1:], histograms[:, 1:, 1:]]
+    blocks = np.minimum(of_length_1(np.concatenate(corners, axis=-1)), 0.2)
+    return of_length_1(blocks).reshape(len(gray), -1)
+
+
+def of_length_1(blocks: np.ndarray) -> np.ndarray:
+    """[..., floats]: each block over its length; one without a gradient stays near zero."""
+    return blocks / np.sqrt((blocks**2).sum(axis=-1, keepdims=True) + 1e-4)
 
 
 @dataclass(frozen=True)

@@ -244,9 +244,9 @@ def test_it_goes_on_from_any_iteration_to_the_same_end() -> None:
 
 def test_where_the_judge_is_of_no_use_there_are_no_pairs_and_it_is_said() -> None:
     world = make_world(labelled=2)
-    settings = SETTINGS.model_copy(update={"min_positive_pairs": 20})
+    settings = SETTINGS.model_copy(update={"min_positive_pairs": 20, "class_evidence": False})
     learned = guide_of(world, "gam", settings)
-    outset = Outset(world.labels, np.zeros((0, 0)), 0)
+    outset = Outset(world.labels, np.zeros((0, 0), np.float32), 0)
     found = learned(outset)
     assert found.note == "3 pairs are known to agree, fewer than 20"
     assert found.pairs is None
@@ -267,10 +267,23 @@ def test_where_the_judge_is_of_no_use_there_are_no_pairs_and_it_is_said() -> Non
     assert same_weights(one, other)
 
 
+def test_where_the_judge_is_of_no_use_the_classes_may_tell_alone() -> None:
+    world = make_world(labelled=2)
+    learned = guide_of(world, "gam", SETTINGS.model_copy(update={"min_positive_pairs": 20}))
+    classes = len(np.unique(world.truth))
+    seen = np.full((len(world.truth), classes), 0.1 / (classes - 1), np.float32)
+    seen[np.arange(len(seen)), world.truth] = 0.9
+    found = learned(Outset(world.labels, seen, 0))
+    assert found.note == "3 pairs are known to agree, fewer than 20"
+    assert found.pairs is not None
+    np.testing.assert_array_equal(found.agreement > 0.5, world.agree)
+
+
 def test_judged_edges_do_not_mislead_where_trusted_ones_do() -> None:
     world = make_world(labelled=4, wrong=1.0, spread=1.5)
     assert world.agree.mean() < 0.35  # as of any two nodes
-    settings = SETTINGS.model_copy(update={"weight_lu": 10.0, "weight_uu": 5.0})
+    changes = {"weight_lu": 10.0, "weight_uu": 5.0, "class_evidence": False}
+    settings = SETTINGS.model_copy(update=changes)
     right = {}
     for kind in ("gam", "trusting"):
         classifier = classifier_of(world, keep_best=False)

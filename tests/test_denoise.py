@@ -111,6 +111,23 @@ def test_edges_of_noise_are_trusted_less_than_true_ones(world: tuple[Path, Path]
     assert auc(table["weight"].to_numpy(), right) < auc(table["agreement"].to_numpy(), right)
 
 
+def test_edges_are_judged_as_they_were_in_training(world: tuple[Path, Path]) -> None:
+    """By the embeddings, by the logs and by the classes, of which the model's file has the head."""
+    model = RunDir.open(str(world[1])).require(schema.MODEL)
+    trained = pa.concat_tables(map(pq.read_table, model.shards(schema.AGREEMENTS)))
+    judged = agreement(world[1])[1]
+    found = {
+        (row["src"], row["dst"]): (row["agreement"], row["weight"]) for row in judged.to_pylist()
+    }
+    for row in trained.to_pylist():
+        wanted = row["agreement"], row["weight"]
+        assert found[row["src"], row["dst"]] == pytest.approx(wanted, abs=1e-4)
+    with np.load(model.file(schema.AGREEMENT_MODEL_FILE)) as file:
+        kernel, bias = (file[name] for name in file.files[3:5])
+    assert kernel.shape == (TRAINING["model.dim"], len(model.manifest["classes"]))
+    assert bias.any()
+
+
 def test_every_edge_of_the_graph_is_judged_whatever_the_split_of_its_images(
     world: tuple[Path, Path],
 ) -> None:

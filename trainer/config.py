@@ -222,7 +222,7 @@ class AgreementConfig(Section):
         True, description="whether its probabilities are set right on held-out pairs"
     )
     class_evidence: bool = Field(
-        False,
+        True,
         description="whether an edge is also judged by the classes that the last turn's model sees "
         "in both images",
     )

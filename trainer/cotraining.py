@@ -23,7 +23,6 @@ import tensorflow as tf
 
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
-from trainer.agreement.evidence import all_evidence
 from trainer.agreement.guides import weights_of
 from trainer.agreement.labels import Labels, label_more, proportions
 from trainer.agreement.loss import transformed
@@ -33,7 +32,7 @@ from trainer.attempt import Data, Trained, attempt, make_learner
 from trainer.beliefs import UNKNOWN, Beliefs
 from trainer.checkpoints import Checkpoints, mark_within
 from trainer.config import AgreementConfig
-from trainer.edge_judge import EdgeJudge
+from trainer.edge_judge import EdgeJudge, Head
 from trainer.example_files import TRAIN, VALIDATION
 from trainer.graph_edges import (
     Clicks,
@@ -44,6 +43,7 @@ from trainer.graph_edges import (
 )
 from trainer.lookup import Lookup, pair_keys
 from trainer.losses import PairWeights
+from trainer.model import EmbeddingModel
 from trainer.nodes import Nodes, look_at, read_nodes
 from trainer.progress import Figures, Interrupted, Listener
 from trainer.strategies import Replicas
@@ -259,6 +259,7 @@ class CoTraining:
             self._settings,
             labels=learned.labels.current if self._labels else None,
             clicks=world.clicks,
+            head=_head_of(trained.network) if self._classes else None,
             with_graph=self._with_graph,
             seed=self._data.seed,
         )
@@ -269,10 +270,9 @@ class CoTraining:
             if turn.iteration == 0:
                 learned = self._label(learned, probabilities)
             return learned, figures, found.unusable
-        agreement = self._all_evidence(judge.of_edges(vectors, world.edges), probabilities)
         learned = replace(
             learned,
-            agreement=agreement,
+            agreement=judge.of_edges(vectors, world.edges),
             vectors=learned.vectors if self._with_graph else vectors,
             judge=tuple(judge.arrays()),
         )
@@ -296,16 +296,6 @@ class CoTraining:
             name = "validation_auc"
             found = replace(judge.judge, figures={**judge.judge.figures, name: found.figures[name]})
         return replace(judge, judge=found)
-
-    def _all_evidence(self, agreement: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
-        """[edges] float32: with what the classes of the edges' ends and their number tell."""
-        settings = self._settings
-        if probabilities is None:  # no class is trained
-            settings = settings.model_copy(update={"class_evidence": False})
-            probabilities = np.zeros((0, 0), np.float32)
-        found = all_evidence(agreement, probabilities, self._world.edges.ends, settings)
-        assert found is not None  # as agreement is
-        return found
 
     def _label(self, learned: Turn, probabilities: np.ndarray | None) -> Turn:
         """The same with labels of the images that the model is sure of."""
@@ -409,6 +399,12 @@ def pair_weights(settings: AgreementConfig) -> PairWeights:
         certain=0.5 if settings.penalize_negative else 1.0,
         first_stays=settings.uu_target == "stopgrad",
     )
+
+
+def _head_of(network: EmbeddingModel) -> Head:
+    """The layer from embeddings to classes."""
+    kernel, bias = network.class_head.get_weights()
+    return kernel, bias
 
 
 def _events_of(folder: str, iteration: int) -> str:

@@ -1,14 +1,15 @@
 """The agreement model on the nodes and edges of a run, and as a file beside the model.
 
 A thin cover of `trainer.agreement`: which numbers about an edge it looks at and on which scale,
-what it learns from where there are no labels, and how it is written and read.
+what it learns from where there are no labels, which classes the model sees in both ends, and how it
+is written and read.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ import tensorflow as tf
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ImgembedError
+from trainer.agreement.evidence import Classes, all_evidence
 from trainer.agreement.fitting import Fitter
 from trainer.agreement.judge import Judge
 from trainer.agreement.pair_sets import Graph, Lesson, of_targets
@@ -23,19 +25,24 @@ from trainer.agreement.targets import query_targets
 from trainer.config import AgreementConfig
 from trainer.graph_edges import FEATURES, Clicks, GraphEdges
 
+Head = tuple[np.ndarray, np.ndarray]  # of classes: kernel [dim, classes], bias [classes], float32
+NO_HEAD: Head = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
+
 
 @dataclass(frozen=True)
 class EdgeJudge:
     """A fitted agreement model.
 
     names: of the numbers about an edge that it looks at, of graph_edges.FEATURES. center, spread:
-    [f] float32, their mean and deviation over the edges that it was fitted on.
+    [f] float32, their mean and deviation over the edges that it was fitted on. head: of the model
+    whose vectors these are; NO_HEAD: no class is trained, or classes are not to tell.
     """
 
     judge: Judge
     names: tuple[str, ...]
     center: np.ndarray
     spread: np.ndarray
+    head: Head = NO_HEAD
 
     @classmethod
     def fit(
@@ -46,13 +53,14 @@ class EdgeJudge:
         *,
         labels: np.ndarray | None,
         clicks: Clicks | None,
+        head: Head | None,
         with_graph: bool,
         seed: int,
     ) -> EdgeJudge:
         """Learns from labels [n], -1 = none, or where these are None, from clicks.
 
         vectors: [n, dim] float32, what it looks at of the nodes; with_graph: and of edges, what the
-        logs tell; without, pairs are judged that are no edges.
+        logs tell; without, pairs are judged that are no edges. head: None: no class is trained.
         """
         # Pairs of clicks tell nothing of what the logs tell of edges: both come from the same logs.
         looks_at_edges = with_graph and settings.edge_features and labels is not None
@@ -61,7 +69,9 @@ class EdgeJudge:
         center, spread = np.zeros(len(names), np.float32), np.ones(len(names), np.float32)
         if len(features):
             center, spread = features.mean(axis=0), features.std(axis=0)
-        made = cls(Judge(settings, [], 0), names, center, np.where(spread > 0, spread, 1.0))
+        if head is None or not settings.class_evidence:
+            head = NO_HEAD
+        made = cls(Judge(settings, [], 0), names, center, np.where(spread > 0, spread, 1.0), head)
         graph, fitter = made._graph(edges), Fitter(vectors, len(names), settings)
         if labels is None:
             assert clicks is not None  # else the training was refused
@@ -70,11 +80,16 @@ class EdgeJudge:
             found = fitter.on_labels(graph, labels, seed=seed)
         else:
             found = fitter.on_random_pairs(graph, labels, seed=seed)
-        return cls(found, names, made.center, made.spread)
+        return replace(made, judge=found)
 
     def of_edges(self, vectors: np.ndarray, edges: GraphEdges) -> np.ndarray:
         """[edges] float32, the probability that the ends of each are of one class."""
-        return self.judge.of_edges(vectors, self._graph(edges))
+        kernel, bias = self.head
+        classes = Classes.of_head(vectors, kernel, bias) if len(bias) else None
+        alone = self.judge.of_edges(vectors, self._graph(edges))
+        found = all_evidence(alone, classes, edges.ends, self.judge.settings)
+        assert found is not None  # as it is where the model is asked
+        return found
 
     def _graph(self, edges: GraphEdges) -> Graph:
         """The edges with their numbers on the scale of the fit."""
@@ -88,14 +103,15 @@ class EdgeJudge:
         """All that its answers come from."""
         names = np.array([FEATURES.index(name) for name in self.names], np.int32)
         scale = [self.center.astype(np.float32), self.spread.astype(np.float32)]
-        return [names, *scale, *self.judge.arrays()]
+        return [names, *scale, *self.head, *self.judge.arrays()]
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[np.ndarray], settings: AgreementConfig) -> EdgeJudge:
         """What `arrays` gave, without figures."""
-        names, center, spread, *rest = arrays
+        names, center, spread, kernel, bias, *rest = arrays
         found = Judge.of_arrays(rest, settings)
-        return cls(found, tuple(FEATURES[place] for place in names), center, spread)
+        names_of = tuple(FEATURES[place] for place in names)
+        return cls(found, names_of, center, spread, (kernel, bias))
 
     def write(self, out: NewVersion) -> None:
         """Writes it beside a model."""

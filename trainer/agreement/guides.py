@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from trainer.agreement.classifiers import EdgeDraws, Guidance
-from trainer.agreement.evidence import all_evidence
+from trainer.agreement.evidence import Classes, all_evidence
 from trainer.agreement.fitting import Fitter
 from trainer.agreement.judge import Judge
 from trainer.agreement.loss import transformed
@@ -118,7 +118,8 @@ class Learned:
         """[edges] float32; None: there is nothing to judge edges by."""
         usable = judge.unusable is None
         found = judge.of_edges(self.nodes, self.graph) if usable else None
-        return all_evidence(found, outset.probabilities, self.graph.edges, self.along.settings)
+        classes = Classes.of_probabilities(outset.probabilities)
+        return all_evidence(found, classes, self.graph.edges, self.along.settings)
 
 
 @dataclass(frozen=True)
