@@ -136,7 +136,7 @@ def run(given: argparse.Namespace, path: Path) -> None:
 
 
 def read_pictures(given: argparse.Namespace) -> noise_worlds.Pictures:
-    """Digits, photos of clothing, or what is told of the photos by their gradients."""
+    """Digits, photos of clothing, or the photos' gradients in place of pixels."""
     if given.data == "digits":
         return noise_worlds.read_digits()
     return noise_worlds.read_clothing(given.folder, described=given.data == "clothing-gradients")

@@ -66,6 +66,17 @@ def test_methods_but_the_oracle_do_not_see_the_truth_of_unlabelled_pictures() ->
         np.testing.assert_array_equal(*found)
 
 
+def test_gradients_tell_which_way_a_picture_grows_brighter() -> None:
+    ramp = np.broadcast_to(4 * np.arange(32, dtype=np.uint8)[:, None], (32, 32, 3))
+    across, down, flat = ramp, ramp.transpose(1, 0, 2), np.full_like(ramp, 90)
+    found = noise_worlds.gradients(np.stack([across, down, flat])).reshape(3, 9, 4, 9)
+    np.testing.assert_allclose(found[0][..., 0], 0.5, atol=1e-2)  # four cells of a block alike
+    np.testing.assert_allclose(found[0][..., 1:], 0.0, atol=1e-2)
+    # Right between the fifth and the sixth of nine angles.
+    np.testing.assert_allclose(found[1][..., 4:6], 8**-0.5, atol=1e-2)
+    assert not found[2].any()
+
+
 def row(method: str, seed: int, validation: list[float], transductive: float) -> dict[str, object]:
     setting = edge_noise.Setting("digits", 2, "uniform", 0.4, seed, "A")
     found = {"method": method, "validation": validation, "transductive": transductive}
