@@ -262,9 +262,9 @@ def of_agreement(
 
 
 # What an agreement model is asked for alone, what is published of it, and the default: with what
-# the classifier sees in both ends.
+# the classifier sees in both ends, and how many edges seem to agree.
 MODEL_ALONE = {"class_evidence": False, "edge_prior": False}
-POOLED = {"class_evidence": True, "edge_prior": False}
+POOLED = {"class_evidence": True, "edge_prior": True}
 PUBLISHED = {**MODEL_ALONE, "pair_source": "edges", "edge_features": False, "calibrate": False}
 
 

@@ -269,7 +269,8 @@ def test_where_the_judge_is_of_no_use_there_are_no_pairs_and_it_is_said() -> Non
 
 def test_where_the_judge_is_of_no_use_the_classes_may_tell_alone() -> None:
     world = make_world(labelled=2)
-    learned = guide_of(world, "gam", SETTINGS.model_copy(update={"min_positive_pairs": 20}))
+    settings = SETTINGS.model_copy(update={"min_positive_pairs": 20, "edge_prior": False})
+    learned = guide_of(world, "gam", settings)
     classes = len(np.unique(world.truth))
     seen = np.full((len(world.truth), classes), 0.1 / (classes - 1), np.float32)
     seen[np.arange(len(seen)), world.truth] = 0.9
@@ -282,7 +283,7 @@ def test_where_the_judge_is_of_no_use_the_classes_may_tell_alone() -> None:
 def test_judged_edges_do_not_mislead_where_trusted_ones_do() -> None:
     world = make_world(labelled=4, wrong=1.0, spread=1.5)
     assert world.agree.mean() < 0.35  # as of any two nodes
-    changes = {"weight_lu": 10.0, "weight_uu": 5.0, "class_evidence": False}
+    changes = {"weight_lu": 10.0, "weight_uu": 5.0, "class_evidence": False, "edge_prior": False}
     settings = SETTINGS.model_copy(update=changes)
     right = {}
     for kind in ("gam", "trusting"):

@@ -85,16 +85,16 @@ def all_evidence(
 
 
 def with_classes(agreement: np.ndarray | None, classes: Classes, edges: np.ndarray) -> np.ndarray:
-    """[edges] float32: the agreement model's probability and the classes', pooled.
+    """[edges] float32: the agreement model's probability and the classes', together.
 
-    The mean of both logits, which is the geometric mean of the odds (Genest and Zidek 1986): both
-    learned from the same labels, and to add them up would count those twice. The classes' odds are
-    first divided by those of chance, as agreement models learn from as many pairs that agree as
-    others. agreement: None: there is no model that may be asked; the classes alone.
+    The sum of both logits, as of evidence that is independent given the truth. The classes' odds
+    are first divided by those of chance, as agreement models learn from as many pairs that agree as
+    others. Both learned from the same labels, but their mean is found to be far too unsure.
+    agreement: None: there is no model that may be asked; the classes alone.
     """
     prior = min(max(classes.chance(), _SURE), 1.0 - _SURE)
     found = logit(classes.agreement(edges)) - logit(np.array(prior))
-    return _logistic(found if agreement is None else (found + logit(agreement)) / 2.0)
+    return _logistic(found if agreement is None else found + logit(agreement))
 
 
 def with_prior(agreement: np.ndarray) -> np.ndarray:
