@@ -227,7 +227,9 @@ class AgreementConfig(Section):
         "in both images",
     )
     edge_prior: bool = Field(
-        True, description="whether as many edges agree as seem to, rather than half of them"
+        True,
+        description="whether as many edges agree as seem to, rather than half of them; only where "
+        "classes are trained",
     )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.002, description="of that model")
     steps: Annotated[int, Field(ge=1)] = Field(800, description="of that model, at most")

@@ -35,7 +35,7 @@ class EdgeJudge:
 
     names: of the numbers about an edge that it looks at, of graph_edges.FEATURES. center, spread:
     [f] float32, their mean and deviation over the edges that it was fitted on. head: of the model
-    whose vectors these are; NO_HEAD: no class is trained, or classes are not to tell.
+    whose vectors these are; NO_HEAD: no class is trained.
     """
 
     judge: Judge
@@ -69,9 +69,8 @@ class EdgeJudge:
         center, spread = np.zeros(len(names), np.float32), np.ones(len(names), np.float32)
         if len(features):
             center, spread = features.mean(axis=0), features.std(axis=0)
-        if head is None or not settings.class_evidence:
-            head = NO_HEAD
-        made = cls(Judge(settings, [], 0), names, center, np.where(spread > 0, spread, 1.0), head)
+        spread = np.where(spread > 0, spread, 1.0)
+        made = cls(Judge(settings, [], 0), names, center, spread, head or NO_HEAD)
         graph, fitter = made._graph(edges), Fitter(vectors, len(names), settings)
         if labels is None:
             assert clicks is not None  # else the training was refused

@@ -75,9 +75,12 @@ def all_evidence(
     """[edges] float32, all that the settings want; None: there is nothing to judge edges by.
 
     agreement [edges]: of the model, None where it may not be asked. classes: of the last turn's
-    classifier, None where no class is trained. edges [edges, 2].
+    classifier, None where no class is trained: then the model learned from pairs of which some are
+    wrong, and how many edges agree cannot be told by it. edges [edges, 2].
     """
-    if settings.class_evidence and classes is not None:
+    if classes is None:
+        return agreement
+    if settings.class_evidence:
         agreement = with_classes(agreement, classes, edges)
     if settings.edge_prior and agreement is not None:
         agreement = with_prior(agreement)
