@@ -66,7 +66,7 @@ PUBLISHED_AGREEMENT = {
 }
 PUBLISHED_TRAINING = {"learning_rate": 0.001, "patience": 2_000}
 GCN_TRAINING = {"decay": 5e-4}
-# What the classifier sees was worse than the model alone on validation papers.
+# The mean with what the classifier sees was no better than the model alone on validation papers.
 OURS = {
     "edge_features": False,
     "class_evidence": False,

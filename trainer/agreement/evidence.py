@@ -75,8 +75,8 @@ def all_evidence(
     """[edges] float32, all that the settings want; None: there is nothing to judge edges by.
 
     agreement [edges]: of the model, None where it may not be asked. classes: of the last turn's
-    classifier, None where no class is trained: then the model learned from pairs of which some are
-    wrong, and how many edges agree cannot be told by it. edges [edges, 2].
+    classifier, None where no class is trained: the model alone tells too little of how many edges
+    agree, and is taken as it is. edges [edges, 2].
     """
     if classes is None:
         return agreement
