@@ -112,9 +112,12 @@ def _cotraining(manifest: Mapping[str, Any]) -> str:
     )
     if not found["learned"]:
         return f"{line}; no edge is judged: {found['unusable']}"
-    auc = found.get("agreement_validation_auc")
-    measured = "" if auc is None else f" (AUC {auc:.2f} of pairs of validation images)"
-    return f"{line}; edges are judged{measured}: next, imgembed denoise"
+    auc, by = found.get("agreement_validation_auc"), ""
+    if found["unusable"]:
+        by = f" by classes alone, as the agreement model is of no use: {found['unusable']}"
+    elif auc is not None:
+        by = f" (AUC {auc:.2f} of pairs of validation images)"
+    return f"{line}; edges are judged{by}; next, imgembed denoise"
 
 
 def _embeddings(version: Version) -> str:

@@ -204,7 +204,7 @@ def test_a_graph_network_that_trusts_all_edges_alike_is_served_with_neighbours(
         add(self, {**entry, "figure": float(entry["iteration"])}, *found)
 
     monkeypatch.setattr(Story, "add", later_is_better)
-    settings = {"min_positive_pairs": 10**6, "min_confidence": 0.0}
+    settings = {"min_positive_pairs": 10**6, "min_confidence": 0.0, "class_evidence": False}
     found = run(examples, tmp_path, model={"graph_network": "gcn"}, agreement=settings, epochs=1)
     assert found["agreement"]["best_iteration"] == 1
     assert found["agreement"]["unusable"]
@@ -288,7 +288,7 @@ def test_an_agreement_that_is_no_better_than_chance_is_not_used(tmp_path: Path) 
     version = tiny_examples.write_examples(tmp_path / "e", FORM, change=shuffled)
     notes: list[str] = []
     listener = Listener(on_note=notes.append)
-    settings = {"min_auc": 0.99, "min_confidence": 0.98}
+    settings = {"min_auc": 0.99, "min_confidence": 0.98, "class_evidence": False}
     manifest = run(version, tmp_path, agreement=settings, listener=listener)
     (note,) = [note for note in notes if note.startswith("agreement: ")]
     assert "AUC of held-out pairs" in note
@@ -296,6 +296,34 @@ def test_an_agreement_that_is_no_better_than_chance_is_not_used(tmp_path: Path) 
     assert not manifest["agreement"]["learned"]
     assert manifest["agreement"]["iterations"] == 1
     assert not list((tmp_path / "v0001").glob(f"{schema.AGREEMENTS}-*"))
+    assert not (tmp_path / "v0001" / schema.AGREEMENT_MODEL_FILE).exists()
+
+
+def test_where_the_model_tells_too_little_edges_are_judged_by_classes(
+    examples: Version, tmp_path: Path
+) -> None:
+    """Guard A where there is something else to judge by, as in the library's loop."""
+    notes: list[str] = []
+    listener = Listener(on_note=notes.append)
+    settings = {"min_positive_pairs": 10**6}
+    manifest = run(examples, tmp_path, agreement=settings, listener=listener, epochs=12)
+    said = [note for note in notes if note.startswith("agreement: ")]
+    assert said[0].endswith("fewer than 1000000; edges are judged by classes alone")
+    assert [entry["with_agreement"] for entry in history(tmp_path)["iterations"]] == [False, True]
+    assert manifest["agreement"]["learned"]
+    assert "fewer than 1000000" in manifest["agreement"]["unusable"]
+    found = edges(tmp_path)
+    assert auc(np.array(list(found.values())), same_colour(found)) > 0.9
+
+
+def test_pairs_of_a_batch_are_judged_by_the_model_or_not_at_all(
+    examples: Version, tmp_path: Path
+) -> None:
+    settings = {"min_positive_pairs": 10**6}
+    manifest = run(
+        examples, tmp_path, model={"agreement": "gam_no_graph"}, agreement=settings, epochs=1
+    )
+    assert not manifest["agreement"]["learned"]
     assert not (tmp_path / "v0001" / schema.AGREEMENT_MODEL_FILE).exists()
 
 

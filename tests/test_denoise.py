@@ -111,21 +111,44 @@ def test_edges_of_noise_are_trusted_less_than_true_ones(world: tuple[Path, Path]
     assert auc(table["weight"].to_numpy(), right) < auc(table["agreement"].to_numpy(), right)
 
 
-def test_edges_are_judged_as_they_were_in_training(world: tuple[Path, Path]) -> None:
-    """By the embeddings, by the logs and by the classes, of which the model's file has the head."""
-    model = RunDir.open(str(world[1])).require(schema.MODEL)
+def judged_as_trained(run: Path) -> Version:
+    """The model, whose training believed the same of each edge."""
+    model = RunDir.open(str(run)).require(schema.MODEL)
     trained = pa.concat_tables(map(pq.read_table, model.shards(schema.AGREEMENTS)))
-    judged = agreement(world[1])[1]
     found = {
-        (row["src"], row["dst"]): (row["agreement"], row["weight"]) for row in judged.to_pylist()
+        (row["src"], row["dst"]): (row["agreement"], row["weight"])
+        for row in agreement(run)[1].to_pylist()
     }
+    assert trained.num_rows
     for row in trained.to_pylist():
         wanted = row["agreement"], row["weight"]
         assert found[row["src"], row["dst"]] == pytest.approx(wanted, abs=1e-4)
+    return model
+
+
+def test_edges_are_judged_as_they_were_in_training(world: tuple[Path, Path]) -> None:
+    """By the embeddings, by the logs and by the classes, of which the model's file has the head."""
+    model = judged_as_trained(world[1])
     with np.load(model.file(schema.AGREEMENT_MODEL_FILE)) as file:
         kernel, bias = (file[name] for name in file.files[3:5])
     assert kernel.shape == (TRAINING["model.dim"], len(model.manifest["classes"]))
     assert bias.any()
+
+
+def test_edges_are_judged_by_classes_where_the_model_tells_too_little(
+    world: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = world[0], tmp_path / "run"
+    shutil.copytree(world[1], run)
+    settings = {**TRAINING, "agreement.min_positive_pairs": 1_000_000}
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    common = ["--quiet", "--run-dir", run, "--set", "graph.min_sessions=1", *sets]
+    out = imgembed(capsys, "train", "--set", f"images.path={data / 'catalog.parquet'}", *common)
+    assert "edges are judged by classes alone" in out
+    imgembed(capsys, "denoise", *common)
+    assert judged_as_trained(run).manifest["agreement"]["unusable"]
+    _, table = agreement(run)
+    assert auc(table["agreement"].to_numpy(), same_class(table, data)) > 0.9
 
 
 def test_every_edge_of_the_graph_is_judged_whatever_the_split_of_its_images(

@@ -247,7 +247,10 @@ class CoTraining:
         return Turn.of_arrays(self._shared(learned.arrays()))
 
     def _look(self, turn: Turn, trained: Trained) -> tuple[Turn, Figures, str | None]:
-        """What all images look like now: (labels and agreement, figures, why not to trust it)."""
+        """What all images look like now: (labels and agreement, figures, why not to ask the model).
+
+        Where the model may not be asked, there may still be the classes to judge edges by.
+        """
         world = self._world
         vectors, probabilities = look_at(trained.network, self._data.files)
         learned = Turn(turn.iteration + 1, turn.labels)
@@ -266,17 +269,20 @@ class CoTraining:
         judge = self._checked(judge, vectors)
         found = judge.judge
         figures = {f"{_FIGURES}{name}": value for name, value in found.figures.items()}
-        if found.unusable is not None:
+        agreement = None
+        if self._with_graph or found.unusable is None:  # pairs are judged by the model alone
+            agreement = judge.of_edges(vectors, world.edges)
+        if agreement is None:
             if turn.iteration == 0:
                 learned = self._label(learned, probabilities)
             return learned, figures, found.unusable
         learned = replace(
             learned,
-            agreement=judge.of_edges(vectors, world.edges),
+            agreement=agreement,
             vectors=learned.vectors if self._with_graph else vectors,
             judge=tuple(judge.arrays()),
         )
-        return learned, figures, None
+        return learned, figures, found.unusable
 
     def _checked(self, judge: EdgeJudge, vectors: np.ndarray) -> EdgeJudge:
         """The same, measured by the validation split, and set right where its images are enough.
@@ -317,11 +323,13 @@ class CoTraining:
 
     def _guarded(self, learned: Turn, story: Story, unusable: str | None) -> Turn:
         """The same without agreement where that is not to be had, or has not helped."""
-        why = unusable or story.lost_with_agreement()
-        if why is None:
-            return learned
-        self._listener.on_note(f"agreement: {why}; it is left out from here on")
-        return learned.without_agreement()
+        why = (None if learned.trusts else unusable) or story.lost_with_agreement()
+        if why is not None:
+            self._listener.on_note(f"agreement: {why}; it is left out from here on")
+            return learned.without_agreement()
+        if unusable is not None:
+            self._listener.on_note(f"agreement: {unusable}; edges are judged by classes alone")
+        return learned
 
     def _shared(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """The chief's arrays, in every worker, whatever the others have."""

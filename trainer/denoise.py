@@ -44,6 +44,7 @@ def denoise(
         )
     _check_features(judge, edges, graph, model)
     agreement = judge.of_edges(vectors, edges)
+    assert agreement is not None  # else the model would not say that it has learned it
     table = write_agreement(out, ids, edges, agreement)
     return {
         "model": model.name,
@@ -66,7 +67,7 @@ def _check_alone(embeddings: Version) -> None:
 
 def _check_features(judge: EdgeJudge, edges: GraphEdges, graph: Version, model: Version) -> None:
     missing = [name for name in judge.names if name not in edges.names]
-    if missing:
+    if missing and judge.judge.unusable is None:
         raise ImgembedError(
             f"{graph.path}: its edges have no {missing[0]!r}, which the agreement model of "
             f"{model.path} looks at; train anew with: {schema.STAGE_COMMANDS[schema.MODEL]}"

@@ -81,14 +81,18 @@ class EdgeJudge:
             found = fitter.on_random_pairs(graph, labels, seed=seed)
         return replace(made, judge=found)
 
-    def of_edges(self, vectors: np.ndarray, edges: GraphEdges) -> np.ndarray:
-        """[edges] float32, the probability that the ends of each are of one class."""
+    def of_edges(self, vectors: np.ndarray, edges: GraphEdges) -> np.ndarray | None:
+        """[edges] float32, the probability that the ends of each are of one class.
+
+        Where the model may not be asked, by the classes alone; None: there are none, or they are
+        not to be asked either.
+        """
         kernel, bias = self.head
         classes = Classes.of_head(vectors, kernel, bias) if len(bias) else None
-        alone = self.judge.of_edges(vectors, self._graph(edges))
-        found = all_evidence(alone, classes, edges.ends, self.judge.settings)
-        assert found is not None  # as it is where the model is asked
-        return found
+        alone = None
+        if self.judge.unusable is None:
+            alone = self.judge.of_edges(vectors, self._graph(edges))
+        return all_evidence(alone, classes, edges.ends, self.judge.settings)
 
     def _graph(self, edges: GraphEdges) -> Graph:
         """The edges with their numbers on the scale of the fit."""

@@ -40,14 +40,16 @@ class Judge:
 
     def arrays(self) -> list[np.ndarray]:
         """All that its answers come from."""
-        numbers = np.array([self.feature_dim, self.scale, self.temperature], np.float32)
-        return [numbers, *self.weights]
+        usable = self.unusable is None
+        numbers = [self.feature_dim, self.scale, self.temperature, usable]
+        return [np.array(numbers, np.float32), *self.weights]
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[np.ndarray], settings: AgreementConfig) -> Judge:
         """What `arrays` gave, without figures. settings: those that it was fitted with."""
-        (feature_dim, scale, temperature), *weights = arrays
-        return cls(settings, weights, int(feature_dim), float(scale), float(temperature))
+        (feature_dim, scale, temperature, usable), *weights = arrays
+        found = cls(settings, weights, int(feature_dim), float(scale), float(temperature))
+        return found if usable else replace(found, unusable="it was of no use")
 
     def of_tensors(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         """A function of nodes left and right [p, d] to probabilities [p], for use within a step."""
