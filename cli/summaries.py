@@ -111,7 +111,7 @@ def _cotraining(manifest: Mapping[str, Any]) -> str:
         f"{found['self_labelled']:,} images were given a label"
     )
     if not found["learned"]:
-        return f"{line}; no edge is judged: {found['unusable']}"
+        return f"{line}; no edge is judged: {found['unusable'] or 'all count alike'}"
     auc, by = found.get("agreement_validation_auc"), ""
     if found["unusable"]:
         by = f" by classes alone, as the agreement model is of no use: {found['unusable']}"

@@ -17,9 +17,11 @@ from tiny_examples import Form, Values
 
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
+from pipeline.errors import ConfigError
 from trainer.agreement.labels import Labels
 from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
 from trainer.cotraining import Story, Turn
+from trainer.edge_judge import EdgeJudge
 from trainer.fit import train
 from trainer.graph_edges import FEATURES
 from trainer.metrics import auc
@@ -325,6 +327,37 @@ def test_pairs_of_a_batch_are_judged_by_the_model_or_not_at_all(
     )
     assert not manifest["agreement"]["learned"]
     assert not (tmp_path / "v0001" / schema.AGREEMENT_MODEL_FILE).exists()
+
+
+def test_all_edges_count_alike_where_that_is_wanted(
+    examples: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graph regularization with self-training: the same as an agreement of 1, and none is kept."""
+    always = run(examples, tmp_path / "always", agreement={"always_agree": True}, epochs=1)
+    assert not always["agreement"]["learned"]
+    assert always["agreement"]["unusable"] is None
+    entries = history(tmp_path / "always")["iterations"]
+    assert [entry["with_agreement"] for entry in entries] == [False, True]
+    assert entries[1]["self_labelled"] == 0  # labels are given by a model that knew the edges
+    assert not list((tmp_path / "always" / "v0001").glob(f"{schema.AGREEMENTS}-*"))
+
+    def sure(self: EdgeJudge, vectors: np.ndarray, edges: Any) -> np.ndarray:
+        return np.ones(len(edges), np.float32)
+
+    monkeypatch.setattr(EdgeJudge, "of_edges", sure)
+    run(examples, tmp_path / "learned", epochs=1)
+    learned = history(tmp_path / "learned")["iterations"]
+    assert learned[1]["epochs"] == entries[1]["epochs"]
+
+
+def test_all_edges_alike_want_edges(examples: Version, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^agreement\.always_agree is of edges, .* to gam$"):
+        run(
+            examples,
+            tmp_path,
+            model={"agreement": "gam_no_graph"},
+            agreement={"always_agree": True},
+        )
 
 
 def test_a_story_says_when_agreement_did_not_help() -> None:

@@ -179,18 +179,32 @@ def test_it_says_how_many_edges_there_are_by_probability_and_what_to_do_next(
     assert shown[schema.AGREEMENT]["shares"] == version.manifest["shares"]
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "was trained without agreement; set model.agreement to gam"),
+        ("3 pairs", "no agreement was learned (3 pairs); give more images of the catalog a label"),
+        ("", "(all edges count alike); leave agreement.always_agree out"),
+    ],
+)
 def test_a_model_that_learned_no_agreement_is_one_line(
-    world: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    found: str | None,
+    said: str,
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(world[1], run)
     (manifest,) = (run / schema.MODEL).glob("v*/manifest.json")
     content = json.loads(manifest.read_text())
     del content["agreement"]
+    if found is not None:
+        content["agreement"] = {"learned": False, "unusable": found or None}
     manifest.write_text(json.dumps(content))
     err = imgembed(capsys, "denoise", "--quiet", "--force", "--run-dir", run, code=1)
     assert err.startswith("imgembed: ")
-    assert "was trained without agreement; set model.agreement to gam" in err
+    assert said in err
 
 
 def test_embeddings_that_hold_their_neighbours_are_not_judged_by(world: tuple[Path, Path]) -> None:

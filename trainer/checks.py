@@ -9,10 +9,11 @@ from __future__ import annotations
 from pipeline import schema
 from pipeline.artifacts import Version
 from pipeline.errors import ConfigError, ImgembedError
-from trainer.config import ModelConfig, TrainingConfig
+from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
 from trainer.example_files import TRAIN, VALIDATION, ExampleFiles
 from trainer.model import TERMS
 
+_DEFAULT = AgreementConfig()
 _NEIGHBOR_TERMS = ("graph_regularization", "edge_contrast")
 
 
@@ -21,6 +22,7 @@ def check(
     model: ModelConfig,
     training: TrainingConfig,
     image_size: int | None = None,
+    agreement: AgreementConfig = _DEFAULT,
     graph: Version | None = None,
 ) -> None:
     """ImgembedError where there is nothing to learn, or nothing to learn it from.
@@ -34,7 +36,8 @@ def check(
     _check_labels(files, training)
     _check_terms(files, training)
     if model.agreement != "none":
-        _check_agreement(files, model, training, graph)
+        _check_agreement(files, model, training)
+        _check_judge(files, model, agreement, graph)
 
 
 def _check_records(files: ExampleFiles) -> None:
@@ -113,10 +116,8 @@ def _check_terms(files: ExampleFiles, training: TrainingConfig) -> None:
         )
 
 
-def _check_agreement(
-    files: ExampleFiles, model: ModelConfig, training: TrainingConfig, graph: Version | None
-) -> None:
-    """ConfigError where nothing could tell which images agree, or nobody would listen."""
+def _check_agreement(files: ExampleFiles, model: ModelConfig, training: TrainingConfig) -> None:
+    """ConfigError where nobody would listen to agreement, or say whether it has helped."""
     path, asked = files.version.path, f"model.agreement: {model.agreement!r}"
     if files.spec.multi_label:
         raise ConfigError(
@@ -135,8 +136,19 @@ def _check_agreement(
             f"{asked} takes the best iteration by the validation split, which is empty in {path}; "
             "raise examples.split.validation"
         )
-    if files.labelled == 0:
-        _check_clicks(files, asked, graph)
+
+
+def _check_judge(
+    files: ExampleFiles, model: ModelConfig, agreement: AgreementConfig, graph: Version | None
+) -> None:
+    """ConfigError where nothing could be learned of pairs, or is to be learned of no pair."""
+    if agreement.always_agree and model.agreement == "gam_no_graph":
+        raise ConfigError(
+            "agreement.always_agree is of edges, but model.agreement: 'gam_no_graph' compares "
+            "images that nothing joins; set model.agreement to gam"
+        )
+    if files.labelled == 0 and not agreement.always_agree:
+        _check_clicks(files, f"model.agreement: {model.agreement!r}", graph)
 
 
 def _check_clicks(files: ExampleFiles, asked: str, graph: Version | None) -> None:

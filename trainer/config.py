@@ -193,6 +193,11 @@ class AgreementConfig(Section):
         description="whether a label once given stays; else each turn gives all of them anew, and "
         "samples_to_label more than the last one",
     )
+    always_agree: bool = Field(
+        False,
+        description="whether all edges count alike and nothing is learned of them: graph "
+        "regularization with self-training, to see what agreement adds",
+    )
     weight_ll: Weight = Field(0.0, description="in the loss, of pairs of two labelled images")
     weight_lu: Weight = Field(1.0, description="of a labelled image and one without a label")
     weight_uu: Weight = Field(0.5, description="of two images without a label")

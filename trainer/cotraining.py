@@ -84,7 +84,7 @@ class Outcome:
         return {
             "iterations": len(self.story.iterations),
             "best_iteration": self.story.best,
-            "learned": learned is not None and learned.trusts,
+            "learned": learned is not None and learned.learns,
             "unusable": entry["unusable"],
             "self_labelled": self.last.self_labelled,
             **{name: value for name, value in entry.items() if name.startswith(_FIGURES)},
@@ -121,6 +121,7 @@ class CoTraining:
         """
         self._data, self._replicas, self._settings, self._world = data, replicas, settings, world
         self._with_graph = data.model.agreement == "gam"
+        self._always = settings.always_agree
         self._checkpoints, self._restart = _of_whole(checkpoints, settings), restart
         self._events, self._listener = events, listener
         # Whether images may agree in their classes, and whether a model is to say which.
@@ -154,7 +155,7 @@ class CoTraining:
         over = turn.iteration > 0 and (
             turn.iteration > self._settings.iterations
             or not (turn.trusts or turn.self_labelled)
-            or (turn.iteration > 1 and self._classes and not turn.fresh)
+            or (turn.iteration > 1 and not turn.fresh and (self._classes or self._always))
             or story.since_best >= GIVE_UP_AFTER
         )
         return bool(self._replicas.agree(int(over))[0])
@@ -256,6 +257,8 @@ class CoTraining:
         learned = Turn(turn.iteration + 1, turn.labels)
         if turn.iteration > 0:  # as published, labels are given by a model that knew what to trust
             learned = self._label(learned, probabilities)
+        if self._always:
+            return replace(learned, agreement=np.ones(len(world.edges), np.float32)), {}, None
         judge = EdgeJudge.fit(
             vectors,
             world.edges,
@@ -444,7 +447,7 @@ def write_findings(
 ) -> None:
     """The agreement of all edges with the model that gives it, and the labels that nobody gave."""
     learned = outcome.story.learned
-    if learned is not None and learned.trusts:
+    if learned is not None and learned.learns:
         write_agreement(out, world.nodes.image_ids, world.edges, learned.agreement)
         EdgeJudge.of_arrays(learned.judge, settings).write(out)
     write_pseudo_labels(out, world.nodes.image_ids, classes, outcome.last.labels)

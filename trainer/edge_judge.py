@@ -133,10 +133,10 @@ class EdgeJudge:
                 f"train anew with: {schema.STAGE_COMMANDS[schema.MODEL]}"
             )
         if not found["learned"]:
-            raise ImgembedError(
-                f"{model.path}: no agreement could be learned ({found['unusable']}); give more "
-                "images of the catalog a label"
-            )
+            why, mend = found["unusable"], "give more images of the catalog a label"
+            if why is None:
+                why, mend = "all edges count alike", "leave agreement.always_agree out"
+            raise ImgembedError(f"{model.path}: no agreement was learned ({why}); {mend}")
         settings = AgreementConfig.model_validate(model.manifest["config"]["agreement"])
         with tf.io.gfile.GFile(model.file(schema.AGREEMENT_MODEL_FILE), "rb") as file:
             content = np.load(io.BytesIO(file.read()), allow_pickle=False)

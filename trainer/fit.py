@@ -66,7 +66,7 @@ def train(
     """
     replicas = Replicas.open(worker, devices)  # before TensorFlow does anything else
     files = ExampleFiles.open(examples)
-    check(files, model, training, image_size, graph=graph)
+    check(files, model, training, image_size, agreement=agreement, graph=graph)
     data = Data(files, files.transform(), model, training, seed)
     kept = None
     if checkpoints is not None:

@@ -34,6 +34,11 @@ class Turn:
     @property
     def trusts(self) -> bool:
         """Whether there is an agreement to learn with."""
+        return self.learns or bool(len(self.agreement))
+
+    @property
+    def learns(self) -> bool:
+        """Whether that was learned."""
         return bool(self.judge)
 
     @property
