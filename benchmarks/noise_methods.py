@@ -20,6 +20,7 @@ from noise_worlds import Pictures, World, make_world
 from trainer.agreement import labels as of_labels
 from trainer.agreement.classifiers import Guidance, InMemoryClassifier, Recipe
 from trainer.agreement.cotraining import Plan, State, cotrain
+from trainer.agreement.evidence import Classes, all_evidence
 from trainer.agreement.fitting import Fitter
 from trainer.agreement.guides import (
     PAIRS,
@@ -292,6 +293,24 @@ def learned(
     return case.best(answers)
 
 
+def by_classes(case: Case, *, contrast: bool = False) -> Answer:
+    """The default without an agreement model: the classes that the classifier sees in both ends."""
+
+    def guide(along: AlongEdges, outset: Outset) -> Guidance:
+        classes = Classes.of_probabilities(outset.probabilities)
+        agreement = all_evidence(None, classes, along.edges, case.settings)
+        assert agreement is not None
+        return along.guidance(outset.labels, agreement, outset.seed)
+
+    classifier = case.contrasting if contrast else case.plain
+    return case.best(
+        {
+            weight: case.turns(functools.partial(guide, case.along(weight, contrast)), classifier)
+            for weight in WEIGHTS
+        }
+    )
+
+
 def without_graph(case: Case) -> Answer:
     """GAM*: pairs of any two nodes of the pool."""
     settings = case.settings.model_copy(update={"penalize_negative": True})
@@ -370,6 +389,7 @@ METHODS: dict[str, Callable[[Case], Answer]] = {
     "GAM, labelled edges (published)": lambda case: learned(case, changes=PUBLISHED),
     "GAM, all labelled pairs": lambda case: learned(case, changes=MODEL_ALONE),
     "GAM, pairs and classes": lambda case: learned(case, changes=POOLED),
+    "GAM, classes alone": by_classes,
     "GAM without graph": without_graph,
     "GAM, oracle": lambda case: of_agreement(case, case.world.agree.astype(np.float32)),
     "GCN": gcn,
@@ -387,6 +407,7 @@ METHODS: dict[str, Callable[[Case], Answer]] = {
         case, contrast=True, changes={**MODEL_ALONE, "edge_features": False}
     ),
     "GAM, pairs and classes + InfoNCE": lambda case: learned(case, contrast=True, changes=POOLED),
+    "GAM, classes alone + InfoNCE": lambda case: by_classes(case, contrast=True),
     "cosine filter": by_cosine,
 }
 
