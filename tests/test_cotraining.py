@@ -18,12 +18,14 @@ from tiny_examples import Form, Values
 from pipeline import schema
 from pipeline.artifacts import NewVersion, Version
 from pipeline.errors import ConfigError
+from trainer import cotraining
+from trainer.agreement.judge import Judge
 from trainer.agreement.labels import Labels
 from trainer.config import AgreementConfig, ModelConfig, TrainingConfig
 from trainer.cotraining import Story, Turn
 from trainer.edge_judge import EdgeJudge
 from trainer.fit import train
-from trainer.graph_edges import FEATURES
+from trainer.graph_edges import FEATURES, GraphEdges
 from trainer.metrics import auc
 from trainer.progress import Interrupted, Listener, Pace
 
@@ -279,8 +281,15 @@ def test_what_the_logs_tell_of_an_edge_is_looked_at(examples: Version, tmp_path:
     assert len(edges(tmp_path)) == sum(len(tiny_examples.neighbors_of(i)) for i in range(TOTAL))
 
 
-def test_an_agreement_that_is_no_better_than_chance_is_not_used(tmp_path: Path) -> None:
-    """Guard A: labels that the features do not tell; the training ends or goes on without it."""
+@pytest.mark.parametrize("classes", [False, True])
+def test_an_agreement_that_is_no_better_than_chance_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: bool
+) -> None:
+    """Guard A: labels that the features do not tell; the training ends or goes on without it.
+
+    Nor do the classes tell which of these few validation images are of one label.
+    """
+    monkeypatch.setattr(cotraining, "FEWEST_PAIRS", 1)
 
     def shuffled(index: int, values: Values) -> Values:
         values = noisy(index, values)
@@ -290,7 +299,7 @@ def test_an_agreement_that_is_no_better_than_chance_is_not_used(tmp_path: Path) 
     version = tiny_examples.write_examples(tmp_path / "e", FORM, change=shuffled)
     notes: list[str] = []
     listener = Listener(on_note=notes.append)
-    settings = {"min_auc": 0.99, "min_confidence": 0.98, "class_evidence": False}
+    settings = {"min_auc": 0.99, "min_confidence": 0.98, "class_evidence": classes}
     manifest = run(version, tmp_path, agreement=settings, listener=listener)
     (note,) = [note for note in notes if note.startswith("agreement: ")]
     assert "AUC of held-out pairs" in note
@@ -316,6 +325,23 @@ def test_where_the_model_tells_too_little_edges_are_judged_by_classes(
     assert "fewer than 1000000" in manifest["agreement"]["unusable"]
     found = edges(tmp_path)
     assert auc(np.array(list(found.values())), same_colour(found)) > 0.9
+
+
+def test_classes_that_tell_too_little_judge_no_edge() -> None:
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    vectors = np.eye(3, dtype=np.float32)[labels] * 5.0
+    judge = Judge(AgreementConfig(), [], 0, unusable="too few pairs")
+    pairs = np.stack(np.triu_indices(60, 1), axis=1)
+    agree = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+    between = GraphEdges(pairs, np.ones(len(pairs), "i4"), np.ones(len(pairs)), pairs[:, :0], ())
+    head = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
+    alone = EdgeJudge(judge, (), np.zeros(0), np.ones(0), head)
+    found = alone.of_classes_checked_by(vectors, pairs, agree).of_edges(vectors, between)
+    assert found is not None
+    assert auc(found, agree) == 1.0
+    unlike = vectors[draw.permutation(60)]
+    assert alone.of_classes_checked_by(unlike, pairs, agree).of_edges(unlike, between) is None
 
 
 def test_pairs_of_a_batch_are_judged_by_the_model_or_not_at_all(

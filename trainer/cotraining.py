@@ -298,7 +298,11 @@ class CoTraining:
         pairs = labelled_pairs(labels, limit=MOST_PAIRS, seed=0)
         agree = labels[pairs[:, 0]] == labels[pairs[:, 1]]
         fewest = min(agree.sum(), (~agree).sum())
-        if not fewest or judge.judge.unusable is not None:
+        if judge.judge.unusable is not None:
+            if fewest < FEWEST_PAIRS:
+                return judge
+            return judge.of_classes_checked_by(vectors, pairs, agree)
+        if not fewest:
             return judge
         found = judge.judge.checked_by(vectors, pairs, agree)
         if fewest < FEWEST_PAIRS:  # for people to read, but nothing is decided by so few

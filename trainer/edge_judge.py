@@ -24,6 +24,7 @@ from trainer.agreement.pair_sets import Graph, Lesson, of_targets
 from trainer.agreement.targets import query_targets
 from trainer.config import AgreementConfig
 from trainer.graph_edges import FEATURES, Clicks, GraphEdges
+from trainer.metrics import auc
 
 Head = tuple[np.ndarray, np.ndarray]  # of classes: kernel [dim, classes], bias [classes], float32
 NO_HEAD: Head = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
@@ -87,12 +88,27 @@ class EdgeJudge:
         Where the model may not be asked, by the classes alone; None: there are none, or they are
         not to be asked either.
         """
-        kernel, bias = self.head
-        classes = Classes.of_head(vectors, kernel, bias) if len(bias) else None
         alone = None
         if self.judge.unusable is None:
             alone = self.judge.of_edges(vectors, self._graph(edges))
-        return all_evidence(alone, classes, edges.ends, self.judge.settings)
+        return all_evidence(alone, self._classes(vectors), edges.ends, self.judge.settings)
+
+    def of_classes_checked_by(
+        self, vectors: np.ndarray, pairs: np.ndarray, agree: np.ndarray
+    ) -> EdgeJudge:
+        """The same, without classes where these tell pairs apart worse than a model would have to.
+
+        Of a model that may not be asked: classes that are alone. pairs [p, 2] of nodes whose labels
+        nothing has seen; agree [p] bool, of both kinds.
+        """
+        classes = self._classes(vectors)
+        if classes is None or auc(classes.agreement(pairs), agree) >= self.judge.settings.min_auc:
+            return self
+        return replace(self, head=NO_HEAD)
+
+    def _classes(self, vectors: np.ndarray) -> Classes | None:
+        kernel, bias = self.head
+        return Classes.of_head(vectors, kernel, bias) if len(bias) else None
 
     def _graph(self, edges: GraphEdges) -> Graph:
         """The edges with their numbers on the scale of the fit."""
