@@ -245,13 +245,17 @@ def graph_of(folder: Path, *, queries: bool) -> Version:
     return Version(schema.GRAPH, "v0001", str(folder), {"population": 500, "counts": counts})
 
 
-def test_without_labels_queries_tell_which_images_agree(tmp_path: Path) -> None:
+def write_unlabelled(folder: Path) -> Version:
     def unlabelled(index: int, values: Values) -> Values:
         values = noisy(index, values)
         return {name: -1 if name.endswith("label") else value for name, value in values.items()}
 
     bare = {"labelled": dict.fromkeys(schema.SPLITS, 0), "classes": [], "images_of_class": {}}
-    version = tiny_examples.write_examples(tmp_path / "e", FORM, change=unlabelled, **bare)
+    return tiny_examples.write_examples(folder, FORM, change=unlabelled, **bare)
+
+
+def test_without_labels_queries_tell_which_images_agree(tmp_path: Path) -> None:
+    version = write_unlabelled(tmp_path / "e")
     graph = graph_of(tmp_path / "graph", queries=True)
     manifest = run(version, tmp_path, graph=graph)
     assert manifest["agreement"]["learned"]
@@ -374,6 +378,14 @@ def test_all_edges_count_alike_where_that_is_wanted(
     run(examples, tmp_path / "learned", epochs=1)
     learned = history(tmp_path / "learned")["iterations"]
     assert learned[1]["epochs"] == entries[1]["epochs"]
+
+
+def test_all_edges_alike_want_neither_labels_nor_clicks(tmp_path: Path) -> None:
+    """Trained once more and not again: nothing would be another."""
+    version = write_unlabelled(tmp_path / "e")
+    settings = {"always_agree": True, "iterations": 5}
+    manifest = run(version, tmp_path, agreement=settings, epochs=1)
+    assert manifest["agreement"]["iterations"] == 2
 
 
 def test_all_edges_alike_want_edges(examples: Version, tmp_path: Path) -> None:

@@ -246,7 +246,9 @@ class AgreementConfig(Section):
     )
     decay: Weight = Field(0.0, description="of its weights, squared and halved, in its loss")
     min_auc: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        0.6, description="how well it must tell held-out pairs apart; else no edge is judged by it"
+        0.6,
+        description="how well it must tell held-out pairs apart; else no edge is judged by it, and "
+        "by classes alone only where these do",
     )
     min_positive_pairs: Annotated[int, Field(ge=1)] = Field(
         20, description="pairs that agree, without which no edge is judged by it"

@@ -36,7 +36,7 @@ class EdgeJudge:
 
     names: of the numbers about an edge that it looks at, of graph_edges.FEATURES. center, spread:
     [f] float32, their mean and deviation over the edges that it was fitted on. head: of the model
-    whose vectors these are; NO_HEAD: no class is trained.
+    whose vectors these are; NO_HEAD: no class is trained, or none tells enough.
     """
 
     judge: Judge
